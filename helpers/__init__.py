@@ -1,0 +1,11 @@
+"""Segment brain slices with an Improved U-Net: the modules, in the order data flows through them.
+
+data        Split, Dataset, DataError, the checks every set must pass, load(name, path, ...)
+datasets/   one module per source: practice brains, the course's OASIS slices
+backend     Keras without start-up chatter; seeds, device and precision
+preprocess  Dataset -> augmented batches, uint8 all the way
+model       the blocks, improved_unet(), unet()
+train       loss, precision, schedule, fit with resume
+evaluate    predictions -> hard Dice per label, subject and image; the verdict
+show        every figure
+"""

@@ -1,0 +1,73 @@
+"""Keras on whichever backend is installed: imported quietly, seeded, in the precision that suits the device."""
+
+import os
+import tempfile
+from pathlib import Path
+
+CPU_FLAGS = Path("/proc/cpuinfo")
+
+
+def import_quietly():
+    """Import Keras without its backend's start-up chatter, which no setting silences; show it if it fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            import keras
+        except BaseException:
+            chatter.seek(0)
+            os.write(kept, chatter.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    return keras
+
+
+keras = import_quietly()
+
+
+def set_up(seed=0, precision=None):
+    """Seed everything, choose the precision for this device and say both. Call before building a network."""
+    keras.utils.set_random_seed(seed)
+    device, best = device_and_precision()
+    keras.mixed_precision.set_dtype_policy(precision or best)
+    print(f"Keras {keras.__version__} on {keras.config.backend()}, device: {device}, "
+          f"precision: {precision or best}, seed: {seed}")
+    if device == "CPU":
+        print("No GPU found: training is sized for a processor. In Colab: Runtime > Change runtime type > T4 GPU.")
+
+
+def device_and_precision():
+    """Name of the device, and the precision that suits it.
+
+    bfloat16 where the processor computes in it, float16 (Keras then scales the loss) on older GPUs with
+    float16 units, float32 elsewhere.
+    """
+    name, capability = gpu()
+    if name:
+        return name, ("mixed_bfloat16" if capability >= (8, 0) else
+                      "mixed_float16" if capability >= (7, 0) else "float32")
+    has_bfloat16 = CPU_FLAGS.exists() and any(flag in CPU_FLAGS.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    return "CPU", "mixed_bfloat16" if has_bfloat16 and keras.config.backend() == "tensorflow" else "float32"
+
+
+def gpu():
+    """Name and compute capability (major, minor) of the GPU that Keras will use; (None, (0, 0)) without one."""
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+        for device in tf.config.list_physical_devices("GPU")[:1]:
+            details = tf.config.experimental.get_device_details(device)
+            return details.get("device_name", "GPU"), details.get("compute_capability", (0, 0))
+    elif backend == "jax":
+        import jax
+        for device in jax.devices()[:1]:
+            if device.platform == "gpu":
+                return device.device_kind, tuple(int(n) for n in str(device.compute_capability).split("."))
+    elif backend == "torch":
+        import torch
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    return None, (0, 0)

@@ -1,0 +1,159 @@
+"""Practice brains: synthetic subjects grown from nilearn's MNI152 tissue maps, so nothing is downloaded.
+
+Every subject is the average brain, bent and folded at random, with its own amount of CSF, contrast, bias
+field and noise, inside a skull and scalp, lying sideways as in the course's slices. The label of a pixel
+is its largest tissue share and its grey is the shares times that subject's greys, so image and label agree.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+from nilearn import datasets as nilearn_data
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from helpers.data import TISSUES, Dataset, Split, Task, cached, evenly
+
+VERSION = 1  # part of the cache's key: count up whenever the brains change
+SUBJECTS = {"train": 40, "validation": 6, "test": 8}
+SLICES = 32  # per subject, 1 mm apart, from the thalamus upwards
+FRAME = 256  # mm, and pixels unless another size is asked for
+CENTRE = np.array([98.0, 117.0, 87.0])  # of the brain at the middle slice, in MNI152 voxels (x, y, z)
+SCALE = 0.95  # the OASIS atlas is smaller than MNI152: brain 171 x 137 mm on the real slice
+TASK = Task("practice brains (synthetic)", TISSUES, "made from the MNI152 maps that nilearn carries")
+
+
+def load(path=None, size=None, limit=None, seed=0):
+    """Make, or read back from the cache, 40 / 6 / 8 subjects of 32 slices: see `helpers.data.load`.
+
+    A smaller `size` has larger pixels, each with the tissue at its middle. `path` is not used.
+    """
+    size = size or FRAME
+
+    def make():
+        arrays = {}
+        for split, subjects in numbered_subjects().items():
+            chosen = evenly(len(subjects) * SLICES, limit)
+            arrays |= dict(zip((f"{split}_images", f"{split}_labels", f"{split}_subjects"),
+                               make_split(subjects, chosen, size, seed)))
+        return arrays
+
+    arrays = cached(("practice", VERSION, size, limit, seed), make)
+    return Dataset(*(Split(name, arrays[f"{name}_images"], arrays[f"{name}_labels"],
+                           arrays[f"{name}_subjects"], TASK) for name in SUBJECTS))
+
+
+def numbered_subjects():
+    """Subject numbers of each split: consecutive, never shared."""
+    ends = np.cumsum(list(SUBJECTS.values()))
+    return {name: range(end - SUBJECTS[name], end) for name, end in zip(SUBJECTS, ends)}
+
+
+def make_split(subjects, chosen, size, seed):
+    """Images, labels and subject names of the `chosen` slices, counted over all subjects of a split."""
+    atlas()  # made once, before the threads ask for it
+    with ThreadPoolExecutor() as pool:
+        made = list(pool.map(lambda s: make_subject(
+            subjects[s], chosen[chosen // SLICES == s] % SLICES, size, seed), np.unique(chosen // SLICES)))
+    images, labels = (np.concatenate(arrays) for arrays in zip(*made))
+    names = np.array([f"practice_{subjects[index // SLICES]:03d}" for index in chosen])
+    return images[..., None], labels, names
+
+
+def make_subject(number, slices, size=FRAME, seed=0):
+    """Images and labels, uint8 (n, size, size), of the given slices (0..31) of subject `number`."""
+    rng = np.random.default_rng([seed, number])
+    tissues, distance = atlas()
+    head, brain = where_slices_lie(slices, size, rng)  # (3, n, H, W) each
+    away = sample(distance, head, cval=60)  # mm from the brain's surface, negative inside
+    inside = away < 3
+    shares = np.zeros((3, *away.shape), np.float32)  # CSF, grey matter, white matter
+    shares[:, inside] = individual(tissues, brain[:, inside], away[inside], rng)
+    labels = np.where(away < 0, 1 + shares.argmax(0), 0).astype(np.uint8)
+    return paint(shares, away, head, rng), labels
+
+
+@lru_cache(1)
+def atlas():
+    """MNI152 shares of grey and white matter (2, x, y, z), and the distance from the brain's surface in mm."""
+    grey, white, mask = (load_map(resolution=1).get_fdata(dtype=np.float32) for load_map in (
+        nilearn_data.load_mni152_gm_template, nilearn_data.load_mni152_wm_template,
+        nilearn_data.load_mni152_brain_mask))
+    brain = ndimage.binary_closing(mask > 0.5, iterations=8)  # the space between the folds belongs to it
+    distance = ndimage.distance_transform_edt(~brain) - ndimage.distance_transform_edt(brain)
+    return np.stack([grey, white]), ndimage.gaussian_filter(distance.astype(np.float32), 3)
+
+
+def where_slices_lie(slices, size, rng):
+    """MNI152 voxel coordinates (3, n, H, W) of the slices' pixels, twice: for the head, and bent for the brain.
+
+    Rows run left to right, columns back to front. The head is only turned and stretched, the brain within it
+    is bent as well: registered heads are alike, the folds inside are not.
+    """
+    row, column = (np.mgrid[:size, :size] + 0.5) * FRAME / size - FRAME / 2
+    height = np.asarray(slices)[:, None, None] - SLICES / 2
+    points = np.stack(np.broadcast_arrays(row, column, height)).astype(np.float32)  # mm in the scanner
+    turn = Rotation.from_euler("xyz", rng.normal(0, 1.5, 3), degrees=True).as_matrix()
+    stretch = np.diag(rng.normal(1, 0.02, 3) / SCALE)
+    shift = (CENTRE + rng.normal(0, 1.5, 3)).astype(np.float32)
+    head = np.tensordot((turn @ stretch).astype(np.float32), points, 1) + shift[:, None, None, None]
+    bend = [smooth_field(head, 30, 2.0, rng) + smooth_field(head, 12, 0.8, rng) for _ in range(3)]
+    return head, head + np.stack(bend)
+
+
+def individual(tissues, points, away, rng):
+    """One person's shares of CSF, grey and white matter (3, n) at `points`, `away` mm from the brain's surface.
+
+    The average's shares are perturbed, folded and sharpened: sulci run where a smooth random field crosses
+    zero, deepest at the surface, CSF along the crossing, grey matter on both sides, white matter beyond.
+    """
+    grey, white = (sample(tissue, points) for tissue in tissues)
+    logs = np.log(np.clip([1 - grey - white, grey, white], 2e-3, 1)).astype(np.float32)
+    logs[0] += rng.normal(1.5, 0.35)  # older brains have more CSF
+    for tissue in range(3):
+        logs[tissue] += smooth_field(points, 6, 0.35, rng)
+    fold = smooth_field(points, 9, 1, rng)
+    cortex = np.clip(1 + away / 25, 0, 1)
+    logs += cortex * np.stack([2.8 * np.exp(-((fold / 0.3) ** 2)) - 0.4, 1.1 * np.exp(-((fold / 0.6) ** 2)),
+                               0.8 - 1.3 * np.exp(-((fold / 0.6) ** 2))])
+    sharp = np.exp(3 * (logs - logs.max(0)))
+    return sharp / sharp.sum(0)
+
+
+def paint(shares, away, points, rng):
+    """Grey images, uint8 (n, H, W), from tissue shares and the distance to the brain's surface in mm."""
+    greys = np.array([rng.normal(26, 4), rng.normal(78, 4), rng.normal(116, 5)])
+    blur = rng.uniform(0.4, 0.8) * shares.shape[-1] / FRAME  # mm, in pixels: a scanner mixes tissues at borders
+    tissue = np.tensordot(greys.astype(np.float32), shares, 1)
+    tissue = ndimage.gaussian_filter(tissue, (0, blur, blur))
+    bias = 1 + smooth_field(points, 70, 0.06, rng)
+    depth = away + smooth_field(points, 25, 0.8, rng)  # uneven thickness of skull and scalp
+    shell = np.interp(depth, *shell_profile(rng)).astype(np.float32)
+    blend = np.clip(away / 1.5 + 0.5, 0, 1)  # the edge of the brain is not a knife's
+    image = ((1 - blend) * tissue + blend * shell) * bias
+    noise = rng.normal(0, rng.uniform(1.5, 3.5), (2, *image.shape)).astype(np.float32)
+    scanned = depth < 26  # beyond, the release has cut the air to zero
+    image = np.hypot(image + noise[0], noise[1]) * scanned  # Rician noise, as in magnitude images
+    return np.clip(image, 0, 255).round().astype(np.uint8)
+
+
+def shell_profile(rng):
+    """Depths (mm from the brain) and greys of what surrounds it: fluid, skull with marrow, scalp, air."""
+    skull, scalp = rng.normal(5.5, 0.6), rng.normal(6.8, 0.7)
+    fat, marrow = rng.normal(215, 20), rng.normal(45, 10)
+    at = np.cumsum([0, 0.8, 0.8, skull / 2 - 0.5, skull / 2 - 0.5, 1.0, 1.5, scalp - 2.5, 1.5])
+    return at, np.array([28, 14, 10, marrow, 16, 60, fat, fat * 0.65, 4])
+
+
+def smooth_field(points, spacing, sd, rng):
+    """Random values of standard deviation about `sd` that vary smoothly over `spacing` mm, at `points`."""
+    shape = np.ceil(np.array([210, 250, 200]) / spacing).astype(int) + 3
+    knots = ndimage.spline_filter(rng.normal(0, sd * 1.3, shape), order=2).astype(np.float32)
+    return ndimage.map_coordinates(knots, points / spacing + 1, order=2, prefilter=False, mode="nearest",
+                                   output=np.float32)
+
+
+def sample(volume, points, cval=0.0):
+    """Values of a volume at voxel coordinates, linearly interpolated, `cval` outside."""
+    return ndimage.map_coordinates(volume, points, order=1, cval=cval, output=np.float32)

@@ -1,0 +1,202 @@
+"""Every figure. Each function returns a matplotlib Figure, which a notebook shows and `savefig` writes."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import FancyBboxPatch, Patch
+
+from helpers import model, preprocess
+from helpers.evaluate import NEEDED
+
+STYLE = {"figure.dpi": 80, "savefig.dpi": 80, "figure.facecolor": "white", "font.size": 11, "axes.titlesize": 11,
+         "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True}
+WRONG = "#D55E00"  # where prediction and truth differ
+
+
+def figure(rows=1, columns=1, width=3.0, height=3.0, title=None):
+    """A figure in the project's style, and its axes as a 2-D array; closed, so that it is shown once."""
+    with plt.rc_context(STYLE):
+        made, axes = plt.subplots(rows, columns, squeeze=False, figsize=(columns * width, rows * height))
+    plt.close(made)
+    if title:
+        made.suptitle(title)
+    return made, axes
+
+
+def keep(made, file):
+    """Write a figure to `file` as PNG, and return it to be shown."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    made.savefig(file)
+    return made
+
+
+def pairs(split, n=4):
+    """Slices of `n` subjects above their masks."""
+    chosen = np.linspace(0, len(split) - 1, n).round().astype(int)
+    made, axes = figure(2, n, title=f"{split.task.title}: slices of the {split.name} split and their labels")
+    for column, index in enumerate(chosen):
+        draw_slice(axes[0, column], split.images[index], split.subjects[index])
+        draw_labels(axes[1, column], split.labels[index], split.task)
+    legend(made, split.task)
+    return made
+
+
+def augmented(split, n=4, seed=0):
+    """One slice as it is and `n` times augmented, its labels below: they move together."""
+    index = np.repeat(len(split) // 2, n)
+    images, labels = preprocess.augment(split.images[index], split.labels[index], np.random.default_rng(seed))
+    made, axes = figure(2, n + 1, width=2.5, height=2.6, title=f"{split.task.title}: one slice, augmented {n} times")
+    for column in range(n + 1):
+        image, label = ((split.images[index[0]], split.labels[index[0]]) if column == 0 else
+                        (images[column - 1], labels[column - 1]))
+        draw_slice(axes[0, column], image, "as it is" if column == 0 else f"augmented, {column}")
+        draw_labels(axes[1, column], label, split.task)
+    legend(made, split.task)
+    return made
+
+
+def greys(split):
+    """Histogram of grey values, one line per label."""
+    made, axes = figure(1, 1, 8, 3.4, f"{split.task.title}: grey values by label")
+    ax = axes[0, 0]
+    for number, label in enumerate(split.task.labels):
+        counts = sum(np.bincount(image[..., 0][mask == number], minlength=256)
+                     for image, mask in zip(split.images, split.labels))
+        ax.plot(100 * counts / split.labels.size, color=label.colour, label=label.name)
+    ax.set(xlabel="grey value (0 to 255)", ylabel="% of all pixels", yscale="log", ylim=(1e-4, 100))
+    ax.legend()
+    return made
+
+
+def network(net):
+    """The blocks of a built network: depth is resolution, arrows are its connections, both read off the graph."""
+    table = model.blocks(net)
+    table = table[[not name.startswith("image") for name in table.index]]
+    height = net.input_shape[1]
+    place = {name: (column, -np.log2(height / row.output[0])) for column, (name, row) in enumerate(table.iterrows())}
+    made, axes = figure(1, 1, width=max(10, 0.62 * len(place)), height=5.5,
+                        title=f"{net.name}: {net.count_params():,} weights")
+    ax = axes[0, 0]
+    for start, end in sorted(connections(net)):
+        if start in place and end in place:
+            ax.annotate("", place[end], place[start], zorder=1, arrowprops={
+                "arrowstyle": "->", "color": "#888888", "shrinkA": 16, "shrinkB": 16, "lw": 1.3})
+    for name, (x, y) in place.items():
+        kind = name.split("_")[0]
+        ax.add_patch(FancyBboxPatch((x - 0.36, y - 0.2), 0.72, 0.4, boxstyle="round,pad=0.04", zorder=2,
+                                    facecolor=BLOCK_COLOURS.get(kind, "#DDDDDD"), edgecolor="#444444"))
+        ax.text(x, y, f"{table.output[name][-1]}", ha="center", va="center", zorder=3)
+        ax.text(x, y - 0.3, name.replace("_", " "), ha="center", va="top", rotation=40, fontsize=9, zorder=3)
+    depths = sorted({y for _, y in place.values()})
+    ax.set(xlim=(-0.8, len(place) - 0.2), ylim=(min(depths) - 1.1, 0.6), xticks=[], yticks=depths,
+           yticklabels=[f"{int(height * 2 ** y)}x{int(height * 2 ** y)}" for y in depths],
+           ylabel="resolution (pixels)", xlabel="data flows from left to right; the number in a block counts its maps")
+    return made
+
+
+BLOCK_COLOURS = {"open": "#CFE6F5", "context": "#56B4E9", "up": "#F7E1B5", "localisation": "#E69F00",
+                 "segment": "#7CC8B0", "encode": "#56B4E9", "decode": "#E69F00"}
+
+
+def connections(net):
+    """Pairs of blocks (from, to) that a tensor passes between."""
+    block_of = {id(layer.output): layer.name.split("-")[0] for layer in net.layers}
+    found = set()
+    for layer in net.layers:
+        inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+        found |= {(block_of[id(tensor)], layer.name.split("-")[0]) for tensor in inputs if id(tensor) in block_of}
+    return {(start, end) for start, end in found if start != end}
+
+
+def losses(history, task):
+    """Training and validation loss over the epochs."""
+    made, axes = figure(1, 1, 8, 3.8, f"{task.title}: loss")
+    ax, epochs = axes[0, 0], history.index + 1
+    ax.plot(epochs, history["loss"], "o-", color="#0072B2", label="training (augmented slices)")
+    ax.plot(epochs, history["val_loss"], "s--", color="#D55E00", label="validation")
+    ax.set(xlabel="epoch", ylabel="loss: 1 - soft Dice + cross-entropy", ylim=(0, None))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend()
+    return made
+
+
+def dice_curves(history, task):
+    """Validation Dice of every label over the epochs, with the epoch that was kept."""
+    made, axes = figure(1, 1, 8, 3.8, f"{task.title}: validation Dice")
+    ax, epochs = axes[0, 0], history.index + 1
+    for label, marker in zip(task.labels, "osD^vP"):
+        ax.plot(epochs, history[f"val_dice {label.name}"], marker=marker, color=label.colour, label=label.name)
+    kept = epochs[history["val_worst dice"].argmax()]
+    ax.axvline(kept, color="#888888", linestyle=":", label=f"kept: epoch {kept} (best worst label)")
+    ax.axhline(NEEDED, color="#888888", linestyle="--", linewidth=1, label=f"needed: {NEEDED}")
+    ax.set(xlabel="epoch", ylabel="hard Dice, pooled (0 to 1)", ylim=(0, 1.02))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(loc="lower right", fontsize=9)
+    return made
+
+
+def boxes(scores, task):
+    """Dice of every label as a box plot over subjects, each subject a point."""
+    made, axes = figure(1, 1, 8, 3.8, f"{scores.title}: hard Dice of each subject")
+    ax = axes[0, 0]
+    columns = [scores.per_subject[label.name].dropna() for label in task.labels]
+    drawn = ax.boxplot(columns, widths=0.5, showfliers=False, patch_artist=True, medianprops={"color": "black"})
+    for place, (box, label, values) in enumerate(zip(drawn["boxes"], task.labels, columns), start=1):
+        box.set(facecolor=label.colour if label.name != "background" else "#BBBBBB", alpha=0.5)
+        ax.plot(place + np.linspace(-0.15, 0.15, len(values)), values, "o", color="black", markersize=4)
+    ax.axhline(NEEDED, color="#888888", linestyle="--", linewidth=1)
+    ax.text(0.52, NEEDED, f"needed: {NEEDED}", va="bottom", fontsize=9, color="#555555")
+    ax.set_xticks(range(1, len(columns) + 1), [label.name for label in task.labels])
+    ax.set(ylabel="hard Dice (0 to 1)", ylim=(min(0.88, *(c.min() - 0.02 for c in columns if len(c))), 1.005))
+    return made
+
+
+def comparison(split, guesses, subject, n=3):
+    """Image, truth, prediction and error side by side on `n` slices of one subject."""
+    own = np.flatnonzero(split.subjects == subject)
+    chosen = own[np.linspace(0, len(own) - 1, n + 2).round().astype(int)[1:-1]]
+    made, axes = figure(n, 4, title=f"{split.task.title}, {split.name}: {subject}")
+    for row, index in zip(axes, chosen):
+        wrong = split.labels[index] != guesses[index]
+        draw_slice(row[0], split.images[index], f"slice {1 + np.flatnonzero(own == index)[0]} of {len(own)}")
+        draw_labels(row[1], split.labels[index], split.task, "truth")
+        draw_labels(row[2], guesses[index], split.task, "prediction")
+        draw_slice(row[3], split.images[index], f"error: {100 * wrong.mean():.2f} % of pixels")
+        row[3].imshow(np.ma.masked_where(~wrong, wrong), cmap=ListedColormap([WRONG]), interpolation="nearest")
+    legend(made, split.task, error=True)
+    return made
+
+
+def before_after(split, before, after, indices):
+    """The same slices predicted before and after training, beside the truth."""
+    made, axes = figure(len(indices), 4, title=f"{split.task.title}, {split.name}: before and after training")
+    for row, index, b, a in zip(axes, indices, before, after):
+        draw_slice(row[0], split.images[index], split.subjects[index])
+        draw_labels(row[1], split.labels[index], split.task, "truth")
+        draw_labels(row[2], b, split.task, "before training")
+        draw_labels(row[3], a, split.task, "after training")
+    legend(made, split.task)
+    return made
+
+
+def draw_slice(ax, image, title=""):
+    """One image (H, W, C), grey or colour, on the full scale 0..255."""
+    ax.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+    ax.set_title(title)
+    ax.axis("off")
+
+
+def draw_labels(ax, labels, task, title=""):
+    """One mask (H, W) in the labels' colours."""
+    colours = ListedColormap([label.colour for label in task.labels])
+    ax.imshow(labels, cmap=colours, vmin=-0.5, vmax=len(task.labels) - 0.5, interpolation="nearest")
+    ax.set_title(title)
+    ax.axis("off")
+
+
+def legend(made, task, error=False):
+    """The labels' colours below a figure."""
+    handles = [Patch(facecolor=label.colour, edgecolor="#444444", label=label.name) for label in task.labels]
+    if error:
+        handles.append(Patch(facecolor=WRONG, label="prediction differs from truth"))
+    made.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)

@@ -1,0 +1,197 @@
+"""Loss, schedule and `fit`: a run that can be stopped and goes on where it was."""
+
+import json
+import os
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.backend import keras
+from helpers.preprocess import Batches
+
+ops = keras.ops
+BEST = "best.weights.h5"
+WORST_DICE = "worst dice"  # name of the metric that chooses the epoch
+
+
+class RunError(Exception):
+    """A run's folder holds something else than what is asked for: the message says what to do."""
+
+
+def dice_and_cross_entropy(truth, probabilities):
+    """1 - soft Dice, averaged over labels, plus cross-entropy: a scalar, in float32 whatever the policy.
+
+    `truth` holds labels (B, H, W), `probabilities` (B, H, W, L). The Dice sums of a label run over the whole
+    batch, so a label absent from one slice costs nothing there; one pixel is added to keep 0 / 0 away.
+    """
+    probabilities = ops.cast(probabilities, "float32")
+    wanted = ops.one_hot(ops.cast(truth, "int32"), probabilities.shape[-1], dtype="float32")  # (B, H, W, L)
+    both = ops.sum(wanted * probabilities, axis=(0, 1, 2))  # (L,)
+    total = ops.sum(wanted + probabilities, axis=(0, 1, 2))
+    soft_dice = (2 * both + 1) / (total + 1)
+    chosen = ops.sum(wanted * probabilities, axis=-1)  # what the true label was given, (B, H, W)
+    cross_entropy = -ops.mean(ops.log(ops.maximum(chosen, 1e-7)))
+    return 1 - ops.mean(soft_dice) + cross_entropy
+
+
+class HardDice(keras.metrics.Metric):
+    """Hard Dice per label, pooled over all slices seen, and the worst of them."""
+
+    def __init__(self, label_names, name="dice", **options):
+        super().__init__(name=name, **options)
+        self.label_names = label_names
+        shape = (len(label_names),)
+        self.both = self.add_weight(shape, "zeros", name="both")
+        self.total = self.add_weight(shape, "zeros", name="total")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Add a batch: labels (B, H, W) and probabilities (B, H, W, L)."""
+        n = len(self.label_names)
+        truth = ops.one_hot(ops.cast(y_true, "int32"), n, dtype="float32")
+        guess = ops.one_hot(ops.argmax(y_pred, axis=-1), n, dtype="float32")
+        self.both.assign_add(ops.sum(truth * guess, axis=(0, 1, 2)))
+        self.total.assign_add(ops.sum(truth + guess, axis=(0, 1, 2)))
+
+    def result(self):
+        """Dice per label, NaN where a label was neither there nor predicted, and the worst of the others."""
+        seen = self.total > 0
+        dice = 2 * self.both / ops.maximum(self.total, 1)
+        each = ops.where(seen, dice, float("nan"))
+        return {**{f"dice {name}": each[k] for k, name in enumerate(self.label_names)},
+                WORST_DICE: ops.min(ops.where(seen, dice, 1.0))}
+
+
+def schedule(steps, learning_rate, warm_up=0.05):
+    """Learning rate over `steps`: a linear warm-up over a share of them, then half a cosine down to zero."""
+    warm_steps = max(1, round(warm_up * steps))
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warm_steps), warmup_target=learning_rate, warmup_steps=warm_steps)
+
+
+def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight_decay=1e-4, seed=0):
+    """Train on `dataset.train`, keep the epoch whose worst label has the best validation Dice, return the history.
+
+    Everything lands in the folder `run`: best weights, `history.csv`, `settings.json`. Called again with the
+    same settings, a stopped run goes on after its last whole epoch and a finished one is read back; with
+    others, RunError. The network ends up with the best weights.
+    """
+    run = Path(run)
+    settings = {"network": network.name, "weights": network.count_params(), "data": fingerprint(dataset.train),
+                "slices": len(dataset.train), "epochs": epochs, "batch_size": batch_size,
+                "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed}
+    history = open_run(run, settings)
+    if len(history) < epochs:
+        train_rest(network, dataset, run, settings, history)
+        history = read_history(run)
+    else:
+        print(f"{run} is already trained: its best weights are read back. Give another run name to train anew.")
+    network.load_weights(run / BEST)
+    return history
+
+
+def train_rest(network, dataset, run, settings, history):
+    """Train the epochs of `settings` that `history` lacks."""
+    batch_size, seed = min(settings["batch_size"], len(dataset.train)), settings["seed"]
+    training = Batches(dataset.train, batch_size, augment=True, seed=seed, workers=min(4, os.cpu_count() or 1))
+    training.epoch = len(history)
+    steps = settings["epochs"] * len(training)
+    network.compile(
+        keras.optimizers.AdamW(schedule(steps, settings["learning_rate"]), settings["weight_decay"], clipnorm=1.0),
+        dice_and_cross_entropy, metrics=[HardDice([label.name for label in dataset.task.labels])])
+    best_so_far = history[f"val_{WORST_DICE}"].max() if len(history) else None
+    network.fit(
+        training, validation_data=Batches(dataset.validation, batch_size), epochs=settings["epochs"], verbose=0,
+        callbacks=[Progress(settings["epochs"], len(training)),
+                   keras.callbacks.ModelCheckpoint(run / BEST, f"val_{WORST_DICE}", mode="max", save_best_only=True,
+                                                   save_weights_only=True, initial_value_threshold=best_so_far),
+                   keras.callbacks.CSVLogger(run / "history.csv", append=True),
+                   keras.callbacks.BackupAndRestore(str(run / "backup"))])
+
+
+def open_run(run, settings):
+    """Make or reopen a run's folder; the history so far. RunError if it holds a run with other settings."""
+    file = run / "settings.json"
+    if file.exists():
+        found = json.loads(file.read_text())
+        other = [f"{k} {found.get(k)} (now {v})" for k, v in settings.items() if found.get(k) != v]
+        if other:
+            raise RunError(f"{run} holds a run with other settings: {', '.join(other)}. "
+                           "Give this run another name; nothing was changed.")
+        return read_history(run)
+    run.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings, indent=2) + "\n")
+    return read_history(run)
+
+
+def read_history(run):
+    """The history of a run, one row per epoch: loss and Dice per label, for training and validation (`val_`)."""
+    file = Path(run) / "history.csv"
+    if not file.exists() or not file.stat().st_size:
+        return pd.DataFrame()
+    return pd.read_csv(file).drop_duplicates("epoch", keep="last").set_index("epoch")
+
+
+def fingerprint(split):
+    """Eight hexadecimal digits that change when any pixel of the split's images or labels does."""
+    return f"{zlib.crc32(split.labels, zlib.crc32(split.images)):08x}"
+
+
+class Progress(keras.callbacks.Callback):
+    """One line per epoch, and while it runs, in Jupyter or a terminal, how far it is and how long it takes yet."""
+
+    def __init__(self, epochs, steps):
+        super().__init__()
+        self.epochs, self.steps, self.status = epochs, steps, Status()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Start the epoch's clock."""
+        self.epoch, self.epoch_began, self.told = epoch, time.time(), time.time()
+        if not hasattr(self, "began"):
+            self.began, self.first = time.time(), epoch  # a resumed run does not start at 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Tell how far the epoch is, at most twice a second."""
+        if time.time() - self.told > 0.5:
+            self.told = time.time()
+            self.status.say(f"epoch {self.epoch + 1}/{self.epochs}: batch {batch + 1}/{self.steps}, "
+                            f"loss {logs['loss']:.3f}, {self.time_left(batch + 1)} left")
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Print the epoch's line; its seconds go into the history too."""
+        logs["seconds"] = round(time.time() - self.epoch_began, 2)
+        dice = "  ".join(f"{name.removeprefix('val_dice ')} {value:.3f}" for name, value in logs.items()
+                         if name.startswith("val_dice "))
+        self.status.say("")
+        print(f"epoch {epoch + 1:3d}/{self.epochs}  loss {logs['loss']:.3f}  validation loss {logs['val_loss']:.3f}  "
+              f"validation Dice: {dice}  {logs['seconds']:.0f} s", flush=True)
+
+    def time_left(self, batches):
+        """Time that the remaining batches take at the pace so far, as minutes and seconds."""
+        done = (self.epoch - self.first) * self.steps + batches
+        todo = (self.epochs - self.epoch) * self.steps - batches
+        seconds = (time.time() - self.began) / done * todo
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+
+
+class Status:
+    """A line that is written over: in a notebook by updating one output, on a terminal by a carriage return."""
+
+    def __init__(self):
+        self.display = None
+        try:
+            from IPython import display, get_ipython
+            if getattr(get_ipython(), "kernel", None):
+                self.display = display.display(display.Pretty(""), display_id=True)
+                self.pretty = display.Pretty
+        except ImportError:
+            pass
+
+    def say(self, text):
+        """Replace the line by `text`; where output is a log file, say nothing."""
+        if self.display:
+            self.display.update(self.pretty(text))
+        elif sys.stdout.isatty():
+            print(f"\r{text:<100}\r" if text else f"\r{'':<100}\r", end="", flush=True)

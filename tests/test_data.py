@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from helpers import data
+from helpers.data import TISSUES, DataError, Dataset, Split, Task
+
+TASK = Task("toy", TISSUES, "made here")
+
+
+def split(name, subjects, labels=0, side=4):
+    n = len(subjects)
+    return Split(name, np.zeros((n, side, side, 1), np.uint8), np.full((n, side, side), labels, np.uint8),
+                 np.array(subjects), TASK)
+
+
+def test_label_shares_by_hand():
+    one = split("train", ["a", "b"])
+    one.labels[0, :2] = 1  # 8 of 32 pixels
+    one.labels[1, 0, 0] = 3
+    assert one.label_shares().tolist() == [23 / 32, 8 / 32, 0, 1 / 32]
+
+
+def test_table_and_print():
+    made = Dataset(split("train", ["a", "b"]), split("validation", ["c"]), split("test", ["d"]))
+    assert made.table()["subjects"].tolist() == [2, 1, 1]
+    assert "toy: images 4x4x1, 4 labels. Source: made here" in repr(made) and "<table" in made._repr_html_()
+    assert repr(made.test) == "toy, test: 1 slices 4x4x1 of 1 subjects"
+
+
+@pytest.mark.parametrize("splits, complaint", [
+    ((split("train", ["a"]), split("validation", ["b"]), split("test", ["a"])), "Subject a is in both train and test"),
+    ((split("train", ["a"]), split("validation", []), split("test", ["c"])), "validation split of toy is empty"),
+    ((split("train", ["a"]), split("validation", ["b"], labels=4), split("test", ["c"])), "a label is 4"),
+    ((split("train", ["a"]), split("validation", ["b"]), split("test", ["c"], side=8)), "All must have one size"),
+])
+def test_unsound_sets_are_refused(splits, complaint):
+    with pytest.raises(DataError, match=complaint):
+        Dataset(*splits)
+
+
+def test_shapes_must_agree():
+    odd = split("test", ["c"])
+    odd = Split("test", odd.images, odd.labels[:, :2], odd.subjects, TASK)
+    with pytest.raises(DataError, match="do not go together"):
+        Dataset(split("train", ["a"]), split("validation", ["b"]), odd)
+
+
+def test_load_says_what_there_is():
+    with pytest.raises(DataError, match="no data set 'oasys'.*practice, oasis"):
+        data.load("oasys")
+    with pytest.raises(DataError, match="size is 0"):
+        data.load("practice", size=0)
+
+
+def test_evenly():
+    assert data.evenly(5, None).tolist() == [0, 1, 2, 3, 4] == data.evenly(5, 9).tolist()
+    assert data.evenly(9, 3).tolist() == [0, 4, 8]
+
+
+def test_resize_keeps_labels_and_averages_greys():
+    label = np.array([[0, 3], [3, 0]], np.uint8).repeat(4, 0).repeat(4, 1)  # 8x8: four blocks
+    assert data.resize(label, 4, is_label=True).tolist() == label[::2, ::2].tolist()
+    checks = np.indices((8, 8)).sum(0).astype(np.uint8) % 2 * 200
+    assert np.abs(data.resize(checks, 2).astype(int) - 100).max() <= 25  # grey, not black or white
+    assert data.resize(label, None) is label
+
+
+def test_cache_is_made_once_and_remade_when_damaged():
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"a": np.arange(3)}
+
+    for _ in range(2):
+        assert data.cached(("key", 1), make)["a"].tolist() == [0, 1, 2]
+    assert len(calls) == 1
+    [file] = data.CACHE.iterdir()
+    file.write_bytes(file.read_bytes()[:50])
+    assert data.cached(("key", 1), make)["a"].tolist() == [0, 1, 2] and len(calls) == 2
+    data.cached(("key", 2), make)
+    assert len(calls) == 3 and not list(data.CACHE.glob("*.part"))

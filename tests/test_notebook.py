@@ -1,0 +1,50 @@
+"""The committed notebook as a reader meets it on GitHub."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).parent.parent / "OASIS_Improved_UNet.ipynb"
+BOOK = json.loads(FILE.read_text())
+CODE = [cell for cell in BOOK["cells"] if cell["cell_type"] == "code"]
+
+
+def output(cell):
+    return json.dumps(cell["outputs"])
+
+
+def test_every_cell_was_executed_in_order_without_error_or_noise():
+    assert [cell["execution_count"] for cell in CODE] == list(range(1, len(CODE) + 1))
+    kinds = {(o["output_type"], o.get("name")) for cell in CODE for o in cell["outputs"]}
+    assert kinds <= {("stream", "stdout"), ("display_data", None), ("execute_result", None)}
+
+
+def test_no_machine_shows_through():
+    assert not re.search(r"/(root|home|tmp|work|Users)/", FILE.read_text())
+    assert not {"widgets", "papermill"} & BOOK["metadata"].keys()
+    assert FILE.stat().st_size < 5_000_000
+
+
+def test_outputs_are_called_synthetic_and_never_oasis():
+    tables = [cell for cell in CODE if "text/html" in output(cell) and "Dice" in output(cell)]
+    assert tables and all("practice brains (synthetic)" in output(cell) for cell in tables)
+    assert not any("OASIS" in output(cell) for cell in CODE)
+
+
+def test_verdict_in_the_outputs():
+    assert any("PASS: every label reaches Dice 0.9" in output(cell) for cell in CODE)
+
+
+def test_cells_are_short_and_parameters_tagged():
+    assert max(len(cell["source"]) for cell in CODE) <= 25
+    [parameters] = [c for c in CODE if "parameters" in c["metadata"].get("tags", [])]
+    assert "DATASET" in "".join(parameters["source"])
+    checked = [c for c in CODE if "nbval-check-output" in c["metadata"].get("tags", [])]
+    assert len(checked) >= 6
+
+
+@pytest.mark.parametrize("module", ["data", "preprocess", "model", "train", "evaluate", "show"])
+def test_every_module_is_used(module):
+    assert any(f"{module}." in "".join(cell["source"]) for cell in CODE)

@@ -1,0 +1,163 @@
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import write_course
+from PIL import Image
+
+from helpers.data import DataError, load
+from helpers.datasets import oasis
+
+
+def zip_of(folder, target, prefix=""):
+    with zipfile.ZipFile(target, "w") as archive:
+        for file in sorted(folder.rglob("*.png"), reverse=True):
+            archive.write(file, f"{prefix}{file.relative_to(folder.parent)}")
+        archive.writestr(f"__MACOSX/{folder.name}/keras_png_slices_train/._case_001_slice_0.nii.png", b"litter")
+        archive.writestr(f"{folder.name}/.DS_Store", b"litter")
+    return target
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(x, part), getattr(y, part))
+               for x, y in zip(a.splits, b.splits) for part in ("images", "labels", "subjects"))
+
+
+def test_pairs_by_number_in_anatomical_order(course):
+    train = load("oasis", course).train
+    # the image of case c, slice s is c * 20 + s everywhere: 10 must come after 2
+    assert train.images[:, 0, 0, 0].tolist() == [20, 21, 22, 30, 40, 41, 42, 50]
+    assert train.subjects.tolist() == ["case_001"] * 4 + ["case_002"] * 4
+    assert train.labels[:, 0, 0].tolist() == [1] * 4 + [2] * 4  # written beside the image's grey
+    assert load("oasis", course).image_shape == (16, 16, 1)
+
+
+def test_zip_nested_folder_and_litter_read_the_same(course, tmp_path):
+    plain = load("oasis", course)
+    assert same(plain, load("oasis", zip_of(course, tmp_path / "once.zip")))
+    assert same(plain, load("oasis", zip_of(course, tmp_path / "twice.zip", f"{course.name}/")))
+    nested = tmp_path / "nested" / course.name / course.name
+    shutil.copytree(course, nested)
+    (nested / "keras_png_slices_train" / "._case_001_slice_0.nii.png").write_bytes(b"litter")
+    (nested / ".DS_Store").write_bytes(b"litter")
+    assert same(plain, load("oasis", tmp_path / "nested"))
+
+
+def test_size_and_limit(course):
+    small = load("oasis", course, size=8, limit=3)
+    assert small.train.images.shape == (3, 8, 8, 1) and small.test.labels.shape == (3, 8, 8)
+    assert small.train.images[:, 0, 0, 0].tolist() == [20, 40, 50]  # evenly spread over 8: slices 0, 4 and 7
+
+
+def test_a_data_folder_is_only_read(course):
+    before = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in course.rglob("*") if f.is_file()}
+    load("oasis", course)
+    assert before == {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in course.rglob("*") if f.is_file()}
+
+
+def test_no_path():
+    with pytest.raises(DataError, match="README says where"):
+        load("oasis")
+    with pytest.raises(DataError, match="Nothing is at nowhere"):
+        load("oasis", "nowhere")
+
+
+def test_missing_folders_are_named_and_what_was_found(course):
+    shutil.rmtree(course / "keras_png_slices_seg_test")
+    with pytest.raises(DataError, match=r"lacks keras_png_slices_seg_test\. Found: .*keras_png_slices_train/ \(8 files"):
+        load("oasis", course)
+    with pytest.raises(DataError, match="Found: nothing"):
+        load("oasis", shutil.rmtree(course) or course.mkdir() or course)
+
+
+@pytest.mark.parametrize("gone, complaint", [
+    ("keras_png_slices_seg_train/seg_002_slice_10.nii.png", "no mask: .*case_002_slice_10.nii.png"),
+    ("keras_png_slices_test/case_441_slice_1.nii.png", "no image: .*seg_441_slice_1.nii.png")])
+def test_unpaired_file_is_named(course, gone, complaint):
+    (course / gone).unlink()
+    with pytest.raises(DataError, match=complaint):
+        load("oasis", course)
+
+
+def test_strange_greys_are_named_with_their_file(course):
+    file = course / "keras_png_slices_seg_train" / "seg_001_slice_2.nii.png"
+    mask = np.array(Image.open(file))
+    mask[3, 3:5] = 7, 84
+    Image.fromarray(mask).save(file)
+    with pytest.raises(DataError, match=r"seg_001_slice_2.nii.png .* greys \[7, 84\]"):
+        load("oasis", course)
+
+
+def test_slice_of_another_size(course):
+    file = course / "keras_png_slices_train" / "case_002_slice_1.nii.png"
+    Image.fromarray(np.zeros((16, 20), np.uint8)).save(file)
+    with pytest.raises(DataError, match="case_002_slice_1.nii.png .* 16x20 .* 16x16"):
+        load("oasis", course)
+
+
+def test_splits_of_another_size(course):
+    shutil.rmtree(course / "keras_png_slices_test")
+    shutil.rmtree(course / "keras_png_slices_seg_test")
+    write_course(course, {"test": (441,)}, side=32)
+    with pytest.raises(DataError, match="one size"):
+        load("oasis", course)
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:len(raw) // 2], lambda raw: b"", lambda raw: b"not a picture"])
+def test_unreadable_png_is_named(course, damage):
+    file = course / "keras_png_slices_validate" / "case_402_slice_1.nii.png"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(DataError, match="case_402_slice_1.nii.png .* not a readable picture"):
+        load("oasis", course)
+
+
+def test_colour_picture_is_not_guessed_at(course):
+    file = course / "keras_png_slices_train" / "case_001_slice_1.nii.png"
+    Image.open(file).convert("RGB").save(file)
+    with pytest.raises(DataError, match="case_001_slice_1.nii.png .* mode RGB"):
+        load("oasis", course)
+
+
+def test_zip_cut_short(course, tmp_path):
+    file = zip_of(course, tmp_path / "whole.zip")
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(DataError, match="whole.zip is not a folder and not a whole zip"):
+        load("oasis", file)
+
+
+def test_damaged_file_inside_a_zip_is_named(course, tmp_path):
+    file = zip_of(course, tmp_path / "whole.zip")
+    raw = file.read_bytes()
+    at = raw.index(b"case_001_slice_0.nii.png") + 60  # inside the stored picture
+    file.write_bytes(raw[:at] + bytes(8) + raw[at + 8:])
+    with pytest.raises(DataError, match="case_001_slice_0.nii.png in whole.zip"):
+        load("oasis", file)
+
+
+def test_subject_in_two_splits(tmp_path):
+    folder = write_course(tmp_path / "d", {"train": (1, 2), "validate": (402,), "test": (2,)})
+    with pytest.raises(DataError, match="case_002 is in both train and test"):
+        load("oasis", folder)
+
+
+def test_same_slice_twice(course):
+    copy = course / "again" / "keras_png_slices_train"
+    copy.mkdir(parents=True)
+    shutil.copy(course / "keras_png_slices_train" / "case_001_slice_0.nii.png", copy)
+    with pytest.raises(DataError, match="case_001_slice_0.nii.png twice"):
+        load("oasis", course)
+
+
+def test_real_pair(real_data):
+    split = oasis.read_split(real_data / "oasis_sample", "train")
+    assert split.images.shape == (1, 256, 256, 1) and split.subjects.tolist() == ["case_001"]
+    greys = [split.images[..., 0][split.labels == label].mean() for label in range(4)]
+    assert np.allclose(greys, [15.6, 35.2, 77.3, 115.1], atol=0.05)  # read independently with Pillow
+    assert np.bincount(split.labels.ravel()).tolist() == [46847, 4633, 7184, 6872]
+
+
+def test_real_brains(real_data):
+    brains = load("oasis", real_data / "brains.zip")
+    assert [len(s) for s in brains.splits] == [462, 58, 139]
+    assert [s.n_subjects for s in brains.splits] == [7, 1, 2]

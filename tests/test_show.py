@@ -1,0 +1,80 @@
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from test_data import TASK
+
+from helpers import evaluate, model, preprocess, show
+from helpers.data import Split
+
+
+@pytest.fixture
+def split():
+    labels = np.random.default_rng(0).integers(0, 4, (8, 16, 16)).astype(np.uint8)
+    return Split("test", (labels * 60)[..., None], labels, np.array(list("aaaabbbb")), TASK)
+
+
+def texts(figure):
+    axes = [t for ax in figure.axes for t in (ax.get_title(), ax.get_xlabel(), ax.get_ylabel())]
+    return " | ".join([figure.get_suptitle(), *axes])
+
+
+def test_pairs_show_slice_and_its_own_mask(split):
+    figure = show.pairs(split, 2)
+    shown = [ax.images[0].get_array() for ax in figure.axes]
+    assert np.array_equal(shown[1], shown[3] * 60) and "toy" in texts(figure)
+
+
+def test_augmented_shows_what_preprocess_makes(split):
+    figure = show.augmented(split, 2, seed=3)
+    images, _ = preprocess.augment(split.images[[4, 4]], split.labels[[4, 4]], np.random.default_rng(3))
+    assert np.array_equal(figure.axes[1].images[0].get_array(), images[0, ..., 0])
+
+
+def test_network_connections_are_the_graphs():
+    net = model.improved_unet((32, 32, 1), 4, levels=3)
+    expected = {("image", "input"), ("input", "open_1"), ("open_1", "context_1"), ("context_1", "open_2"),
+                ("open_2", "context_2"), ("context_2", "open_3"), ("open_3", "context_3"), ("context_3", "up_2"),
+                ("context_2", "up_2"), ("up_2", "localisation_2"), ("localisation_2", "up_1"), ("context_1", "up_1"),
+                ("up_1", "localisation_1"), ("localisation_2", "segment_2"), ("localisation_1", "segment_1"),
+                ("segment_2", "segment_1"), ("segment_1", "segment")}
+    assert show.connections(net) == expected
+    assert f"{net.count_params():,} weights" in texts(show.network(net))
+
+
+def test_curves_draw_the_history():
+    history = pd.DataFrame({"loss": [2.0, 1.0], "val_loss": [1.5, 0.8], "val_worst dice": [0.6, 0.5]})
+    for label in TASK.labels:
+        history[f"val_dice {label.name}"] = [0.6, 0.7]
+    lines = show.losses(history, TASK).axes[0].lines
+    assert lines[0].get_ydata().tolist() == [2.0, 1.0] and lines[1].get_ydata().tolist() == [1.5, 0.8]
+    assert lines[0].get_xdata().tolist() == [1, 2]
+    dice = show.dice_curves(history, TASK).axes[0]
+    assert "kept: epoch 1" in " ".join(t.get_text() for t in dice.get_legend().get_texts())
+
+
+def test_boxes_and_comparison(split):
+    guesses = split.labels.copy()
+    guesses[4:, 0, 0] = (guesses[4:, 0, 0] + 1) % 4  # one wrong pixel of 256 in each slice of b
+    scores = evaluate.score(split, guesses)
+    assert "Dice of each subject" in texts(show.boxes(scores, TASK))
+    figure = show.comparison(split, guesses, scores.worst, n=2)
+    assert "toy, test: b" in texts(figure) and "error: 0.39 % of pixels" in texts(figure)
+    assert figure.axes[3].images[1].get_array().count() == 1
+
+
+def test_greys_count_pixels(split):
+    lines = show.greys(split).axes[0].lines
+    for label, line in enumerate(lines):  # every pixel of a label has the grey 60 x label
+        assert line.get_ydata()[60 * label] == pytest.approx(100 * (split.labels == label).mean())
+
+
+def test_keep_writes_a_picture(split, tmp_path):
+    figure = show.keep(show.pairs(split, 2), tmp_path / "new" / "pairs.png")
+    assert Image.open(tmp_path / "new" / "pairs.png").size[0] > 300 and figure.axes
+
+
+def test_before_after(split):
+    figure = show.before_after(split, split.labels[:1] * 0, split.labels[:1], [0])
+    assert not figure.axes[2].images[0].get_array().any()
+    assert np.array_equal(figure.axes[3].images[0].get_array(), split.labels[0])

@@ -1,0 +1,131 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from test_data import TASK
+
+from helpers import evaluate, model, train
+from helpers.data import Dataset, Split
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Grey squares whose grey tells the label: a network must learn them in a few steps."""
+    def made(name, subject, seed, n=16):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 4, (n, 4, 4)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+        images = (labels * 70 + rng.integers(0, 20, labels.shape)).astype(np.uint8)
+        return Split(name, images[..., None], labels, np.array([subject] * n), TASK)
+
+    return Dataset(made("train", "a", 0), made("validation", "b", 1, 4), made("test", "c", 2, 4))
+
+
+def small():
+    keras.utils.set_random_seed(0)
+    return model.improved_unet((32, 32, 1), 4, filters=8, levels=3)
+
+
+def test_loss_by_hand():
+    truth = np.array([[[0, 1]], [[1, 1]]])  # two slices of two pixels
+    right = np.array([[[0.5, 0.9]], [[0.6, 1.0]]])  # given to the true label
+    p = np.zeros((2, 1, 2, 2))
+    np.put_along_axis(p, truth[..., None], right[..., None], -1)
+    np.put_along_axis(p, 1 - truth[..., None], 1 - right[..., None], -1)
+    # label 0: both .5, total 1 + (.5 + .1 + .4 + 0); label 1: both 2.5, total 3 + (.5 + .9 + .6 + 1)
+    dice = [(2 * 0.5 + 1) / (1 + 1.0 + 1), (2 * 2.5 + 1) / (3 + 3.0 + 1)]
+    expected = 1 - np.mean(dice) - np.mean(np.log(right))
+    assert float(train.dice_and_cross_entropy(truth, p)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_loss_is_float32_and_finite_in_half_precision():
+    truth = np.zeros((4, 256, 256), np.uint8)
+    half = keras.ops.convert_to_tensor(np.eye(4, dtype="float16")[truth])
+    loss = train.dice_and_cross_entropy(truth, half)  # sums of 262,144 pixels overflow float16
+    assert keras.backend.standardize_dtype(loss.dtype) == "float32"
+    assert float(loss) == pytest.approx(0, abs=1e-4)
+
+
+def test_metric_pools_and_leaves_absent_labels_out():
+    metric = train.HardDice(["a", "b", "c"])
+    truth, guess = np.array([[[0, 0, 1, 1]], [[0, 0, 0, 1]]]), np.array([[[0, 1, 1, 1]], [[0, 0, 0, 0]]])
+    for t, g in zip(truth, guess):
+        metric.update_state(t[None], np.eye(3)[g][None])
+    result = {name: float(value) for name, value in metric.result().items()}
+    expected = evaluate.dice(truth, guess, 3)
+    assert [result["dice a"], result["dice b"]] == pytest.approx(expected[:2].tolist())
+    assert np.isnan(result["dice c"]) and result["worst dice"] == pytest.approx(expected[1])
+
+
+def test_schedule_warms_up_and_comes_down():
+    rate = train.schedule(100, 0.003)
+    values = [float(rate(step)) for step in range(101)]
+    assert values[0] == 0 and np.argmax(values) == 5 and max(values) == pytest.approx(0.003)
+    assert values[5:] == sorted(values[5:], reverse=True) and values[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_fit_learns_keeps_the_best_epoch_and_writes_its_files(toy, tmp_path):
+    net = small()
+    history = train.fit(net, toy, 12, tmp_path / "run", batch_size=2, learning_rate=0.01)
+    scores = evaluate.score(toy.validation, evaluate.predict(net, toy.validation.images))
+    assert scores.pooled.min() > 0.9
+    assert scores.pooled.min() == pytest.approx(history["val_worst dice"].max(), abs=1e-3)
+    assert {f.name for f in (tmp_path / "run").iterdir()} == {"best.weights.h5", "history.csv", "settings.json"}
+    assert history["seconds"].gt(0).all() and history.index.tolist() == list(range(12))
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_stopped_run_goes_on_and_keeps_its_best(toy, tmp_path, monkeypatch):
+    begin = train.Progress.on_epoch_begin
+
+    def stop(self, epoch, logs=None):
+        if epoch == 2:
+            raise Stop
+        begin(self, epoch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Progress, "on_epoch_begin", stop)
+        with pytest.raises(Stop):
+            train.fit(small(), toy, 4, tmp_path / "run", batch_size=4)
+    before = train.read_history(tmp_path / "run")
+    assert before.index.tolist() == [0, 1]
+    # pretend that the best epoch is behind: nothing that follows may take its place
+    lines = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    header, row = lines[0].split(","), lines[2].split(",")
+    row[header.index("val_worst dice")] = "1.5"
+    (tmp_path / "run" / "history.csv").write_text("\n".join([*lines[:2], ",".join(row)]) + "\n")
+    best = (tmp_path / "run" / "best.weights.h5").read_bytes()
+    history = train.fit(small(), toy, 4, tmp_path / "run", batch_size=4)
+    assert history.index.tolist() == [0, 1, 2, 3] and history.loc[0, "loss"] == before.loc[0, "loss"]
+    assert (tmp_path / "run" / "best.weights.h5").read_bytes() == best
+
+
+def test_a_finished_run_is_read_back_and_another_is_refused(toy, tmp_path, capsys):
+    first = small()
+    train.fit(first, toy, 1, tmp_path / "run", batch_size=4)
+    again = small()
+    train.fit(again, toy, 1, tmp_path / "run", batch_size=4)
+    assert "already trained" in capsys.readouterr().out
+    assert all(np.array_equal(a, b) for a, b in zip(first.get_weights(), again.get_weights()))
+    with pytest.raises(train.RunError, match=r"epochs 1 \(now 2\).*nothing was changed"):
+        train.fit(small(), toy, 2, tmp_path / "run", batch_size=4)
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["epochs"] == 1
+
+
+def test_same_seed_same_history(toy, tmp_path):
+    a, b = (train.fit(small(), toy, 1, tmp_path / name, batch_size=4) for name in "ab")
+    assert a["loss"].iloc[0] == pytest.approx(b["loss"].iloc[0], rel=1e-3)
+
+
+def test_float16_scales_the_loss(toy, tmp_path):
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        net = small()
+        history = train.fit(net, toy, 2, tmp_path / "run", batch_size=4)
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    assert isinstance(net.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert np.isfinite(history["loss"]).all()
