@@ -129,7 +129,8 @@ def dice_curves(history, task):
     kept = epochs[history["val_worst dice"].argmax()]
     ax.axvline(kept, color="#888888", linestyle=":", label=f"kept: epoch {kept} (best worst label)")
     ax.axhline(NEEDED, color="#888888", linestyle="--", linewidth=1, label=f"needed: {NEEDED}")
-    ax.set(xlabel="epoch", ylabel="hard Dice, pooled (0 to 1)", ylim=(0, 1.02))
+    ax.set(xlabel="epoch", ylabel="hard Dice, pooled (0 to 1)",
+           ylim=(min(0.85, ax.dataLim.y0) - 0.02, 1.005))
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc="lower right", fontsize=9)
     return made

@@ -89,6 +89,9 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
     else:
         print(f"{run} is already trained: its best weights are read back. Give another run name to train anew.")
     network.load_weights(run / BEST)
+    kept = history[f"val_{WORST_DICE}"].idxmax()
+    print(f"Kept epoch {kept + 1} of {len(history)}: its worst label has validation Dice "
+          f"{history.loc[kept, f'val_{WORST_DICE}']:.4f}.")
     return history
 
 
@@ -98,13 +101,14 @@ def train_rest(network, dataset, run, settings, history):
     training = Batches(dataset.train, batch_size, augment=True, seed=seed, workers=min(4, os.cpu_count() or 1))
     training.epoch = len(history)
     steps = settings["epochs"] * len(training)
+    names = [label.name for label in dataset.task.labels]
     network.compile(
         keras.optimizers.AdamW(schedule(steps, settings["learning_rate"]), settings["weight_decay"], clipnorm=1.0),
-        dice_and_cross_entropy, metrics=[HardDice([label.name for label in dataset.task.labels])])
+        dice_and_cross_entropy, metrics=[HardDice(names)])
     best_so_far = history[f"val_{WORST_DICE}"].max() if len(history) else None
     network.fit(
         training, validation_data=Batches(dataset.validation, batch_size), epochs=settings["epochs"], verbose=0,
-        callbacks=[Progress(settings["epochs"], len(training)),
+        callbacks=[Progress(settings["epochs"], len(training), names),
                    keras.callbacks.ModelCheckpoint(run / BEST, f"val_{WORST_DICE}", mode="max", save_best_only=True,
                                                    save_weights_only=True, initial_value_threshold=best_so_far),
                    keras.callbacks.CSVLogger(run / "history.csv", append=True),
@@ -142,9 +146,9 @@ def fingerprint(split):
 class Progress(keras.callbacks.Callback):
     """One line per epoch, and while it runs, in Jupyter or a terminal, how far it is and how long it takes yet."""
 
-    def __init__(self, epochs, steps):
+    def __init__(self, epochs, steps, label_names):
         super().__init__()
-        self.epochs, self.steps, self.status = epochs, steps, Status()
+        self.epochs, self.steps, self.label_names, self.status = epochs, steps, label_names, Status()
 
     def on_epoch_begin(self, epoch, logs=None):
         """Start the epoch's clock."""
@@ -162,18 +166,25 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Print the epoch's line; its seconds go into the history too."""
         logs["seconds"] = round(time.time() - self.epoch_began, 2)
-        dice = "  ".join(f"{name.removeprefix('val_dice ')} {value:.3f}" for name, value in logs.items()
-                         if name.startswith("val_dice "))
+        dice = "  ".join(f"{name} {logs[f'val_dice {name}']:.3f}" for name in self.label_names)
         self.status.say("")
         print(f"epoch {epoch + 1:3d}/{self.epochs}  loss {logs['loss']:.3f}  validation loss {logs['val_loss']:.3f}  "
               f"validation Dice: {dice}  {logs['seconds']:.0f} s", flush=True)
 
+    def on_train_end(self, logs=None):
+        """Say how long it all took."""
+        self.status.say(f"trained in {minutes(time.time() - self.began)}")
+
     def time_left(self, batches):
-        """Time that the remaining batches take at the pace so far, as minutes and seconds."""
+        """Time that the remaining batches take at the pace so far, in words."""
         done = (self.epoch - self.first) * self.steps + batches
         todo = (self.epochs - self.epoch) * self.steps - batches
-        seconds = (time.time() - self.began) / done * todo
-        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+        return minutes((time.time() - self.began) / done * todo)
+
+
+def minutes(seconds):
+    """Seconds as minutes and seconds."""
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
 class Status:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from helpers.data import TISSUES, Dataset, Split, Task, cached, evenly
 
-VERSION = 1  # part of the cache's key: count up whenever the brains change
+VERSION = 2  # part of the cache's key: count up whenever the brains change
 SUBJECTS = {"train": 40, "validation": 6, "test": 8}
 SLICES = 32  # per subject, 1 mm apart, from the thalamus upwards
 FRAME = 256  # mm, and pixels unless another size is asked for
@@ -130,7 +130,7 @@ def paint(shares, away, points, rng):
     bias = 1 + smooth_field(points, 70, 0.06, rng)
     depth = away + smooth_field(points, 25, 0.8, rng)  # uneven thickness of skull and scalp
     shell = np.interp(depth, *shell_profile(rng)).astype(np.float32)
-    blend = np.clip(away / 1.5 + 0.5, 0, 1)  # the edge of the brain is not a knife's
+    blend = np.clip(away + 0.5, 0, 1)  # the edge of the brain is not a knife's
     image = ((1 - blend) * tissue + blend * shell) * bias
     noise = rng.normal(0, rng.uniform(1.5, 3.5), (2, *image.shape)).astype(np.float32)
     scanned = depth < 26  # beyond, the release has cut the air to zero
@@ -139,11 +139,11 @@ def paint(shares, away, points, rng):
 
 
 def shell_profile(rng):
-    """Depths (mm from the brain) and greys of what surrounds it: fluid, skull with marrow, scalp, air."""
+    """Depths (mm from the brain) and greys of what surrounds it: skull with marrow, scalp, air."""
     skull, scalp = rng.normal(5.5, 0.6), rng.normal(6.8, 0.7)
     fat, marrow = rng.normal(215, 20), rng.normal(45, 10)
     at = np.cumsum([0, 0.8, 0.8, skull / 2 - 0.5, skull / 2 - 0.5, 1.0, 1.5, scalp - 2.5, 1.5])
-    return at, np.array([28, 14, 10, marrow, 16, 60, fat, fat * 0.65, 4])
+    return at, np.array([10, 8, 10, marrow, 16, 60, fat, fat * 0.65, 4])
 
 
 def smooth_field(points, spacing, sd, rng):
