@@ -1,7 +1,7 @@
 """Segment brain slices with an Improved U-Net: the modules, in the order data flows through them.
 
 data        Split, Dataset, DataError, the checks every set must pass, load(name, path, ...)
-datasets/   one module per source: practice brains, the course's OASIS slices
+datasets/   one module per source: practice, oasis (course slices, discs), volumes, lgg, nuclei
 backend     Keras without start-up chatter; seeds, device and precision
 preprocess  Dataset -> augmented batches, uint8 all the way
 model       the blocks, improved_unet(), unet()

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import json
 import os
 import zipfile
 from dataclasses import dataclass
@@ -12,10 +13,8 @@ import pandas as pd
 from PIL import Image
 
 CACHE = Path("runs/cache")
-SOURCES = {  # name -> module of helpers.datasets, each with one function load(path, size, limit, seed)
-    "practice": "practice",
-    "oasis": "oasis",
-}
+PARTS = ("images", "labels", "subjects")
+SOURCES = ("practice", "oasis", "volumes", "lgg", "nuclei")  # modules of helpers.datasets
 
 
 class DataError(Exception):
@@ -127,22 +126,32 @@ class Dataset:
 
 
 def load(name, path=None, size=None, limit=None, seed=0):
-    """Load a data set: `practice` (made here, no download) or `oasis` (the course's folder or zip).
+    """Load a data set: `practice` (made here, no download), `oasis`, `volumes`, `lgg` or `nuclei`.
 
     `path` is where the data lies; `size` resizes every slice to size x size pixels (None keeps it as it
     is); `limit` keeps at most so many slices of each split, evenly spread; `seed` fixes what is random.
-    Raises DataError, naming the file, on anything that is not as it should be.
+    A second call with the same data and settings reads `runs/cache`. Raises DataError, naming the file,
+    on anything that is not as it should be.
     """
     if name not in SOURCES:
         raise DataError(f"There is no data set {name!r}. Choose one of: {', '.join(SOURCES)}.")
     for what, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:
             raise DataError(f"{what} is {value}; it must be 1 or more, or None.")
-    if path is not None and not Path(path).expanduser().exists():
+    path = None if path is None else Path(path).expanduser()
+    if path is not None and not path.exists():
         raise DataError(f"Nothing is at {path} (looked from {Path.cwd().name}/). Check the path; "
                         "in Colab, is Drive mounted?")
-    module = importlib.import_module(f"helpers.datasets.{SOURCES[name]}")
-    return module.load(path and Path(path).expanduser(), size, limit, seed)
+    module = importlib.import_module(f"helpers.datasets.{name}")
+    return cached((name, state_of(path), size, limit, seed), lambda: module.load(path, size, limit, seed))
+
+
+def state_of(path):
+    """What changes when the files at a path do: name, size and time of each; and when the code that reads them does."""
+    code = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("d*/*.*")) + [Path(__file__)]]
+    files = [] if path is None else [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(stats).encode() + b"".join(code)).hexdigest()
 
 
 def check(dataset):
@@ -173,27 +182,76 @@ def evenly(n, limit):
 
 
 def resize(image, size, is_label=False):
-    """Resize one uint8 image (H, W) to size x size: nearest for labels, area-aware bilinear for greys."""
-    if size is None or image.shape == (size, size):
+    """Resize one uint8 image (H, W) or (H, W, C) to size x size: nearest for labels, area-aware bilinear for greys."""
+    if size is None or image.shape[:2] == (size, size):
         return image
     how = Image.Resampling.NEAREST if is_label else Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(image).resize((size, size), how))
 
 
+def split_subjects(subjects, seed, looks=None, shares=(0.1, 0.2)):
+    """{split: set of subjects}: shares of them, at least one each, for validation and test, drawn with `seed`.
+
+    `looks` {subject: kind} makes every split hold the kinds in the same proportion.
+    """
+    rest = np.random.default_rng(seed).permutation(sorted(set(subjects))).tolist()
+    if len(rest) < 3:
+        raise DataError(f"There are {len(rest)} subjects ({', '.join(rest)}); three splits need at least 3.")
+    if looks:
+        rest.sort(key=looks.get)  # kind by kind, at random within: every so-manieth is then a fair sample
+    counts = [max(1, round(share * len(rest))) for share in shares]
+    drawn = {"train": set()}
+    for name, count in zip(("validation", "test"), counts):
+        drawn[name] = {rest[int((i + 0.5) * len(rest) / count)] for i in range(count)}
+        rest = [subject for subject in rest if subject not in drawn[name]]
+    return drawn | {"train": set(rest)}
+
+
+def split_dataset(made, task, size, limit, seed, shares):
+    """Dataset from {subject: (images (n, H, W), labels (n, H, W))}, split by subject."""
+    splits = []
+    for name, chosen in split_subjects(list(made), seed, shares=shares).items():
+        images, labels = (np.concatenate([made[subject][part] for subject in sorted(chosen)]) for part in (0, 1))
+        subjects = np.concatenate([[subject] * len(made[subject][0]) for subject in sorted(chosen)])
+        keep = evenly(len(images), limit)
+        images = np.stack([resize(image, size) for image in images[keep]])[..., None]
+        labels = np.stack([resize(label, size, is_label=True) for label in labels[keep]])
+        splits.append(Split(name, images, labels, subjects[keep], task))
+    return Dataset(*splits)
+
+
 def cached(key, make):
-    """Return `make()`, a dict of arrays, from `runs/cache` if an earlier call with this `key` left it there.
+    """Return the Dataset that `make()` returns, from `runs/cache` if an earlier call with this `key` left it there.
 
     The file appears under its name only when whole; one that does not read back is made again.
     """
     file = CACHE / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
     try:
         with np.load(file) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile):
-        arrays = make()
-    CACHE.mkdir(parents=True, exist_ok=True)
+            return from_arrays(arrays)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # not there, or not whole
+    dataset = make()
     part = file.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as stream:
-        np.savez(stream, **arrays)
-    part.replace(file)
-    return arrays
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as stream:
+            np.savez(stream, **to_arrays(dataset))
+        part.replace(file)
+    except OSError:  # a full or read-only disk: the next load is slow again, nothing else is lost
+        part.unlink(missing_ok=True)
+    return dataset
+
+
+def to_arrays(dataset):
+    """A Dataset as named arrays, for `numpy.savez`."""
+    task = json.dumps([dataset.task.title, [(l.name, l.grey, l.colour) for l in dataset.task.labels], dataset.task.origin])
+    return {"task": task} | {f"{s.name} {part}": getattr(s, part) for s in dataset.splits for part in PARTS}
+
+
+def from_arrays(arrays):
+    """The Dataset that `to_arrays` took apart."""
+    title, labels, origin = json.loads(str(arrays["task"]))
+    task = Task(title, tuple(Label(*label) for label in labels), origin)
+    return Dataset(*(Split(name, *(arrays[f"{name} {part}"] for part in PARTS), task)
+                     for name in ("train", "validation", "test")))

@@ -33,7 +33,7 @@ def keep(made, file):
 def pairs(split, n=4):
     """Slices of `n` subjects above their masks."""
     chosen = np.linspace(0, len(split) - 1, n).round().astype(int)
-    made, axes = figure(2, n, title=f"{split.task.title}: slices of the {split.name} split and their labels")
+    made, axes = figure(2, n, title=f"{split.task.title}: the {split.name} split and their labels")
     for column, index in enumerate(chosen):
         draw_slice(axes[0, column], split.images[index], split.subjects[index])
         draw_labels(axes[1, column], split.labels[index], split.task)
@@ -56,11 +56,11 @@ def augmented(split, n=4, seed=0):
 
 
 def greys(split):
-    """Histogram of grey values, one line per label."""
+    """Histogram of grey values (of colour pictures: the channels' mean), one line per label."""
     made, axes = figure(1, 1, 8, 3.4, f"{split.task.title}: grey values by label")
     ax = axes[0, 0]
     for number, label in enumerate(split.task.labels):
-        counts = sum(np.bincount(image[..., 0][mask == number], minlength=256)
+        counts = sum(np.bincount(image.mean(-1).astype(int)[mask == number], minlength=256)
                      for image, mask in zip(split.images, split.labels))
         ax.plot(100 * counts / split.labels.size, color=label.colour, label=label.name)
     ax.set(xlabel="grey value (0 to 255)", ylabel="% of all pixels", yscale="log", ylim=(1e-4, 100))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers import data
 from helpers.data import TISSUES, DataError, Dataset, Split, Task
@@ -46,7 +47,7 @@ def test_shapes_must_agree():
 
 
 def test_load_says_what_there_is():
-    with pytest.raises(DataError, match="no data set 'oasys'.*practice, oasis"):
+    with pytest.raises(DataError, match="no data set 'oasys'.*practice, oasis, volumes, lgg, nuclei"):
         data.load("oasys")
     with pytest.raises(DataError, match="size is 0"):
         data.load("practice", size=0)
@@ -65,18 +66,66 @@ def test_resize_keeps_labels_and_averages_greys():
     assert data.resize(label, None) is label
 
 
+def toy_set(grey=0):
+    made = Dataset(split("train", ["a", "b"]), split("validation", ["c"]), split("test", ["d"]))
+    made.train.images[:] = grey
+    return made
+
+
 def test_cache_is_made_once_and_remade_when_damaged():
     calls = []
 
     def make():
         calls.append(1)
-        return {"a": np.arange(3)}
+        return toy_set(7)
 
     for _ in range(2):
-        assert data.cached(("key", 1), make)["a"].tolist() == [0, 1, 2]
+        again = data.cached(("key", 1), make)
+        assert again.train.images.max() == 7 and again.task == TASK and again.test.subjects.tolist() == ["d"]
     assert len(calls) == 1
     [file] = data.CACHE.iterdir()
-    file.write_bytes(file.read_bytes()[:50])
-    assert data.cached(("key", 1), make)["a"].tolist() == [0, 1, 2] and len(calls) == 2
+    whole = file.read_bytes()
+    for damaged in (whole[:50], whole[:-30], b"", whole[:1000] + bytes(50) + whole[1050:]):
+        file.write_bytes(damaged)
+        assert data.cached(("key", 1), make).train.images.max() == 7
+    assert len(calls) == 5
     data.cached(("key", 2), make)
-    assert len(calls) == 3 and not list(data.CACHE.glob("*.part"))
+    assert len(calls) == 6 and not list(data.CACHE.glob("*.part"))
+
+
+def test_a_crash_while_caching_leaves_nothing(monkeypatch):
+    def crash(*arrays, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", crash)
+        with pytest.raises(KeyboardInterrupt):
+            data.cached("key", toy_set)
+    assert not list(data.CACHE.glob("*.npz")) and data.cached("key", toy_set).n_labels == 4
+
+
+def test_a_full_disk_only_costs_the_cache(monkeypatch):
+    def full(*arrays, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    assert data.cached("key", toy_set).n_labels == 4 and not list(data.CACHE.iterdir())
+
+
+def test_changed_files_are_read_again(course):
+    first = data.load("oasis", course)
+    file = course / "keras_png_slices_train" / "case_001_slice_0.nii.png"
+    Image.fromarray(np.full((16, 16), 99, np.uint8)).save(file)
+    assert first.train.images[0, 0, 0, 0] == 20 and data.load("oasis", course).train.images[0, 0, 0, 0] == 99
+
+
+def test_split_subjects():
+    names = [f"s{i:02d}" for i in range(20)]
+    drawn = data.split_subjects(names * 3, seed=1)
+    assert [len(drawn[name]) for name in ("train", "validation", "test")] == [14, 2, 4]
+    assert set.union(*drawn.values()) == set(names) and drawn == data.split_subjects(names, seed=1)
+    assert drawn != data.split_subjects(names, seed=2)
+    looks = {name: name > "s09" for name in names}
+    assert sum(looks[name] for name in data.split_subjects(names, 0, looks)["test"]) == 2  # half of 4
+    with pytest.raises(DataError, match="at least 3"):
+        data.split_subjects(["a", "b"], 0)

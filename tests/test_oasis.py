@@ -1,3 +1,6 @@
+import gzip
+import hashlib
+import json
 import shutil
 import zipfile
 
@@ -147,6 +150,71 @@ def test_same_slice_twice(course):
     shutil.copy(course / "keras_png_slices_train" / "case_001_slice_0.nii.png", copy)
     with pytest.raises(DataError, match="case_001_slice_0.nii.png twice"):
         load("oasis", course)
+
+
+def reference_of(course):
+    files = oasis.Files(course)
+    found = {}
+    for folder in oasis.folder_names():
+        for case, number in sorted(oasis.numbered(files, folder, "seg" if "_seg_" in folder else "case")):
+            found.setdefault(folder, {}).setdefault(f"{case:03d}", []).append(number)
+    digests = {}
+    for folder, cases in found.items():
+        kind = "seg" if "_seg_" in folder else "case"
+        digests[folder] = {case: hashlib.sha256("".join(
+            hashlib.sha256((course / folder / f"{kind}_{case}_slice_{n}.nii.png").read_bytes()).hexdigest()
+            for n in numbers).encode()).hexdigest()[:8] for case, numbers in cases.items()}
+    return digests
+
+
+def test_is_this_the_real_thing(course, tmp_path, monkeypatch):
+    assert "not the course's slices, other bytes in 4 cases: 1-2, 402, 441" in load("oasis", course).task.origin
+    (tmp_path / "reference.json").write_text(json.dumps(reference_of(course)))
+    monkeypatch.setattr(oasis, "REFERENCE", tmp_path / "reference.json")
+    assert oasis.compare_with_reference(oasis.Files(course)) == (
+        True, "identical to the reference copy of the course's slices")
+    for file in course.glob("*_train/*_002_*"):
+        file.unlink()
+    assert oasis.compare_with_reference(oasis.Files(course)) == (
+        True, "a subset of the reference copy: cases 1, 402, 441")
+    file = course / "keras_png_slices_test" / "case_441_slice_2.nii.png"
+    Image.open(file).save(file, compress_level=0)  # same pixels, other bytes
+    genuine, finding = oasis.compare_with_reference(oasis.Files(course))
+    assert not genuine and finding.endswith("other bytes in 1 cases: 441")
+
+
+def test_shipped_reference_is_of_the_whole_set():
+    reference = json.loads(oasis.REFERENCE.read_text())
+    assert {folder: len(cases) for folder, cases in reference.items()} == {
+        f"keras_png_slices_{kind}{word}": n for kind in ("", "seg_")
+        for word, n in (("train", 302), ("validate", 35), ("test", 17))}
+
+
+def test_shipped_reference_knows_the_hashes(real_data):
+    hashes = {}
+    with gzip.open(real_data / "oasis_sha256.txt.gz", "rt") as lines:
+        for line in lines:
+            digest, name = line.split()
+            hashes[name] = digest
+    joined = "".join(hashes[f"keras_png_slices_test/case_441_slice_{n}.nii.png"] for n in range(32))
+    reference = json.loads(oasis.REFERENCE.read_text())
+    assert reference["keras_png_slices_test"]["441"] == hashlib.sha256(joined.encode()).hexdigest()[:8]
+
+
+@pytest.mark.parametrize("name, complaint", [("../evil.png", "leads out of the archive"),
+                                             ("/evil.png", "leads out of the archive")])
+def test_names_that_climb_out_of_a_zip(tmp_path, name, complaint):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr(name, b"")
+    with pytest.raises(DataError, match=complaint):
+        load("oasis", tmp_path / "bad.zip")
+
+
+def test_absurd_archive(tmp_path):
+    from helpers.datasets.files import check_archive
+
+    with pytest.raises(DataError, match="bomb.zip would unpack to 93 GB"):
+        check_archive(tmp_path / "bomb.zip", {"a": 10**11})
 
 
 def test_real_pair(real_data):

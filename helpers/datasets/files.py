@@ -11,6 +11,12 @@ from PIL import Image
 
 from helpers.data import DataError
 
+LARGEST = 64 * 1024**3  # bytes: no data set here is near it, so an archive that claims more is broken or hostile
+
+
+class UnreadableError(DataError):
+    """One file is damaged."""
+
 
 class Files:
     """The files below a folder or inside a zip: `names` (relative, sorted, without macOS litter) and `read`."""
@@ -19,25 +25,25 @@ class Files:
         self.path = Path(path)
         if self.path.is_dir():
             self.zip = None
-            names = (p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
+            names = [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
         else:
             try:
                 self.zip = zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, OSError) as error:
                 raise DataError(f"{self.path.name} is not a folder and not a whole zip file ({error}). Was the "
                                 "download cut short? Download it again, or give the unpacked folder.") from error
-            names = (info.filename for info in self.zip.infolist() if not info.is_dir())
+            members = [info for info in self.zip.infolist() if not info.is_dir()]
+            check_archive(self.path, {info.filename: info.file_size for info in members})
+            names = [info.filename for info in members]
         self.names = sorted(n for n in names if not is_litter(n))
-
-    def __repr__(self):
-        return f"{self.path.name} ({len(self.names)} files)"
 
     def read(self, name):
         """Bytes of one file."""
         try:
             return self.zip.read(name) if self.zip else (self.path / name).read_bytes()
         except (OSError, zipfile.BadZipFile, zipfile.zlib.error, EOFError, RuntimeError) as error:
-            raise DataError(f"{name} in {self.path.name} cannot be read ({error}). Copy or download it again.") from error
+            raise UnreadableError(f"{name} in {self.path.name} cannot be read ({error}). "
+                                  "Copy or download it again.") from error
 
     def folders(self):
         """How many files lie directly in each folder, by the folder's path."""
@@ -48,23 +54,44 @@ class Files:
         return counts
 
 
+def check_archive(path, sizes):
+    """Refuse an archive, {name: bytes}, whose names climb out of it or that would unpack to an absurd size."""
+    climbing = [name for name in sizes if ".." in PurePosixPath(name).parts or name.startswith("/")]
+    if climbing:
+        raise DataError(f"{path.name} holds {climbing[0]}, a name that leads out of the archive. No data set here has "
+                        "such names: do not use this file, get it from its source.")
+    if sum(sizes.values()) > LARGEST:
+        raise DataError(f"{path.name} would unpack to {sum(sizes.values()) / 1024**3:.0f} GB, far more than any data set "
+                        "here. Get it from its source.")
+
+
 def is_litter(name):
     """True for what macOS and Windows leave in archives: __MACOSX, ._ files, .DS_Store and the like."""
     parts = PurePosixPath(name).parts
     return any(p == "__MACOSX" or p.startswith(".") for p in parts) or parts[-1] in ("Thumbs.db", "desktop.ini")
 
 
-def read_grey(files, name):
-    """One 8-bit grey picture as uint8 (H, W)."""
+def read_picture(files, name, modes=("L",)):
+    """One 8-bit picture: uint8 (H, W) where only grey (mode L) is expected, else RGB as uint8 (H, W, 3)."""
     try:
         with Image.open(io.BytesIO(files.read(name))) as image:
-            if image.mode != "L":
-                raise DataError(f"{name} in {files.path.name} is a picture of mode {image.mode}; expected 8-bit grey "
-                                "(mode L). Save it as 8-bit grey PNG.")
-            return np.array(image)
+            if image.mode not in modes:
+                raise DataError(f"{name} in {files.path.name} is a picture of mode {image.mode}; expected "
+                                f"{' or '.join(modes)}. Save it as 8-bit {'grey' if modes == ('L',) else 'colour'}.")
+            return np.array(image if modes == ("L",) else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name} in {files.path.name} is not a readable picture ({error}). "
-                        "Copy or download it again.") from error
+        raise UnreadableError(f"{name} in {files.path.name} is not a readable picture ({error}). "
+                              "Copy or download it again.") from error
+
+
+def check_paired(images, masks, where):
+    """Raise DataError, naming files, unless the same keys have an image and a mask, and there are any."""
+    for here, there, what in ((images, masks, "mask"), (masks, images, "image")):
+        alone = sorted(here.keys() - there.keys())
+        if alone:
+            shown = ", ".join(here[key] for key in alone[:5])
+            raise DataError(f"{len(alone)} files of {where} have no {what}: {shown}{', ...' if len(alone) > 5 else ''}. "
+                            "Add what is missing or remove these.")
 
 
 def in_parallel(function, things):

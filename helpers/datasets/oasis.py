@@ -1,29 +1,38 @@
-"""The course's OASIS slices: six folders of PNG files, unpacked or still in their zip."""
+"""OASIS slices: the course's six folders of PNG files, unpacked or still in their zip, or OASIS-1 discs."""
 
+import hashlib
+import json
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from helpers.data import TISSUES, DataError, Dataset, Split, Task, evenly, resize
-from helpers.datasets.files import Files, in_parallel, read_grey
+from helpers.datasets import discs
+from helpers.datasets.files import Files, check_paired, in_parallel, read_picture
 
 FOLDERS = {"train": "train", "validation": "validate", "test": "test"}  # split -> word in the folder's name
+REFERENCE = Path(__file__).with_name("oasis_reference.json")  # folder -> case -> digest of its 32 files
 NAME = re.compile(r"(case|seg)_(\d+)_slice_(\d+)\.(?:nii\.)?png", re.IGNORECASE)
 
 
 def load(path=None, size=None, limit=None, seed=0):
-    """Read the three splits from a folder or zip: see `helpers.data.load`."""
+    """Read the three splits from a folder or zip of course slices, or from OASIS-1 discs: see `helpers.data.load`."""
     if path is None:
         raise DataError("The OASIS slices have to be on this machine: give their path, a folder or the zip "
                         "keras_png_slices_data.zip. The README says where to get them.")
+    if discs.is_disc(path):
+        return discs.load(path, size, limit, seed)
     files = Files(path)
     missing = [f for f in folder_names() if not any(PurePosixPath(d).name == f for d in files.folders())]
     if missing:
         found = ", ".join(f"{folder}/ ({n} files)" for folder, n in list(files.folders().items())[:8])
         raise DataError(f"{files.path.name} lacks {', '.join(missing)}. Found: {found or 'nothing'}. "
                         "Give the folder or zip that holds all six keras_png_slices folders.")
-    return Dataset(*(read_split(files, split, size, limit) for split in FOLDERS))
+    genuine, finding = compare_with_reference(files)
+    task = Task("OASIS brain slices" if genuine else f"{files.path.name} (OASIS layout)", TISSUES,
+                f"{files.path.name}: {finding}")
+    return Dataset(*(read_split(files, split, size, limit, task) for split in FOLDERS))
 
 
 def folder_names():
@@ -31,12 +40,45 @@ def folder_names():
     return [f"keras_png_slices_{kind}{word}" for word in FOLDERS.values() for kind in ("", "seg_")]
 
 
-def read_split(files, split, size=None, limit=None):
+def compare_with_reference(files):
+    """Whether all slices are the course's own, and a sentence: identical, a subset, or which cases have other bytes."""
+    reference = json.loads(REFERENCE.read_text())
+    folders = {folder: numbered(files, folder, "seg" if "_seg_" in folder else "case") for folder in folder_names()}
+    keys = [(folder, case) for folder, found in folders.items() for case in sorted({case for case, _ in found})]
+
+    def digest(key):
+        folder, case = key
+        names = [folders[folder][number] for number in sorted(folders[folder]) if number[0] == case]
+        hashes = "".join(hashlib.sha256(files.read(name)).hexdigest() for name in names)
+        return hashlib.sha256(hashes.encode()).hexdigest()[:8]
+
+    found = dict(zip(keys, in_parallel(digest, keys)))
+    known = {(folder, int(case)): value for folder, cases in reference.items() for case, value in cases.items()}
+    other = sorted({case for key, value in found.items() if known.get(key) != value for case in key[1:]})
+    if not other and found.keys() == known.keys():
+        return True, "identical to the reference copy of the course's slices"
+    if not other:
+        return True, f"a subset of the reference copy: cases {spans([case for folder, case in found if '_seg_' not in folder])}"
+    return False, f"not the course's slices, other bytes in {len(other)} cases: {spans(other)}"
+
+
+def spans(numbers):
+    """Numbers as text, runs joined: 1-3, 7."""
+    runs = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def read_split(files, split, size=None, limit=None, task=None):
     """Read one split, in anatomical order, each slice kept with its subject. `files` is a path or Files."""
     files = files if isinstance(files, Files) else Files(files)
     pairs = find_pairs(files, split)
     pairs = [pairs[i] for i in evenly(len(pairs), limit)]
-    shape = read_grey(files, pairs[0][1]).shape
+    shape = read_picture(files, pairs[0][1]).shape
     side = (size, size) if size else shape
     images, labels = np.empty((len(pairs), *side, 1), np.uint8), np.empty((len(pairs), *side), np.uint8)
 
@@ -46,7 +88,7 @@ def read_split(files, split, size=None, limit=None):
         labels[index] = resize(to_labels(read_slice(files, mask, shape), mask, files), size, is_label=True)
 
     in_parallel(fill, range(len(pairs)))
-    task = Task(f"{files.path.name} (OASIS layout)", TISSUES, files.path.name)
+    task = task or Task(f"{files.path.name} (OASIS layout)", TISSUES, files.path.name)
     return Split(split, images, labels, np.array([f"case_{case:03d}" for (case, _), _, _ in pairs]), task)
 
 
@@ -54,12 +96,7 @@ def find_pairs(files, split):
     """((case, slice), image file, mask file) of every slice of a split, by number, never by sort order."""
     images, masks = (numbered(files, f"keras_png_slices_{kind}{FOLDERS[split]}", word)
                      for kind, word in (("", "case"), ("seg_", "seg")))
-    for here, there, what in ((images, masks, "mask"), (masks, images, "image")):
-        alone = sorted(here.keys() - there.keys())
-        if alone:
-            shown = ", ".join(here[key] for key in alone[:5])
-            raise DataError(f"{len(alone)} files of {split} in {files.path.name} have no {what}: {shown}"
-                            f"{', ...' if len(alone) > 5 else ''}. Add what is missing or remove these.")
+    check_paired(images, masks, f"{split} in {files.path.name}")
     if not images:
         raise DataError(f"No file in keras_png_slices_{FOLDERS[split]} of {files.path.name} is named like "
                         "case_001_slice_0.nii.png.")
@@ -82,7 +119,7 @@ def numbered(files, folder, word):
 
 def read_slice(files, name, shape):
     """One slice, which must have the same (H, W) as the split's first."""
-    image = read_grey(files, name)
+    image = read_picture(files, name)
     if image.shape != shape:
         raise DataError(f"{name} in {files.path.name} is {image.shape[0]}x{image.shape[1]} pixels, the slices before "
                         f"it {shape[0]}x{shape[1]}. All slices must have one size.")

@@ -13,9 +13,8 @@ from nilearn import datasets as nilearn_data
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from helpers.data import TISSUES, Dataset, Split, Task, cached, evenly
+from helpers.data import TISSUES, Dataset, Split, Task, evenly
 
-VERSION = 2  # part of the cache's key: count up whenever the brains change
 SUBJECTS = {"train": 40, "validation": 6, "test": 8}
 SLICES = 32  # per subject, 1 mm apart, from the thalamus upwards
 FRAME = 256  # mm, and pixels unless another size is asked for
@@ -25,23 +24,15 @@ TASK = Task("practice brains (synthetic)", TISSUES, "made from the MNI152 maps t
 
 
 def load(path=None, size=None, limit=None, seed=0):
-    """Make, or read back from the cache, 40 / 6 / 8 subjects of 32 slices: see `helpers.data.load`.
+    """Make 40 / 6 / 8 subjects of 32 slices: see `helpers.data.load`.
 
     A smaller `size` has larger pixels, each with the tissue at its middle. `path` is not used.
     """
-    size = size or FRAME
-
-    def make():
-        arrays = {}
-        for split, subjects in numbered_subjects().items():
-            chosen = evenly(len(subjects) * SLICES, limit)
-            arrays |= dict(zip((f"{split}_images", f"{split}_labels", f"{split}_subjects"),
-                               make_split(subjects, chosen, size, seed)))
-        return arrays
-
-    arrays = cached(("practice", VERSION, size, limit, seed), make)
-    return Dataset(*(Split(name, arrays[f"{name}_images"], arrays[f"{name}_labels"],
-                           arrays[f"{name}_subjects"], TASK) for name in SUBJECTS))
+    splits = []
+    for split, subjects in numbered_subjects().items():
+        chosen = evenly(len(subjects) * SLICES, limit)
+        splits.append(Split(split, *make_split(subjects, chosen, size or FRAME, seed), TASK))
+    return Dataset(*splits)
 
 
 def numbered_subjects():

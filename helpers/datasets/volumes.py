@@ -1,0 +1,113 @@
+"""MR volumes of one's own, T1 with tissue labels, laid out as slices the way the course does."""
+
+import gzip
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.processing import resample_from_to, resample_to_output
+
+from helpers.data import TISSUES, DataError, Task, split_dataset
+from helpers.datasets.files import in_parallel
+
+FRAME = 256  # pixels of 1 mm
+SPACING = 2.0  # mm between slices
+NAME = re.compile(r"(.+?)(_seg)?(\.nii\.gz|\.nii|\.hdr)")
+
+
+def load(path=None, size=None, limit=None, seed=0):
+    """Read NAME.nii.gz with NAME_seg.nii.gz (or .nii, or .hdr with .img), split by subject 70 / 10 / 20 %.
+
+    Labels are 0 background, 1 CSF, 2 grey matter, 3 white matter; one volume is one subject. Any orientation and
+    spacing: volumes are brought to 1 mm pixels, axial slices 2 mm apart, each `helpers.data.load`'s way.
+    """
+    if path is None or not Path(path).is_dir():
+        raise DataError(f"Volumes are read from a folder that holds NAME.nii.gz with NAME_seg.nii.gz; {path} is none.")
+    pairs = find_pairs(Path(path))
+    made = in_parallel(lambda item: to_slices(*read_pair(*item)), pairs.values())
+    task = Task(f"{Path(path).name} (volumes)", TISSUES, f"{len(pairs)} volumes of {Path(path).name}/, split by subject")
+    return split_dataset(dict(zip(pairs, made)), task, size, limit, seed, shares=(0.1, 0.2))
+
+
+def find_pairs(folder):
+    """{name: (volume file, label file)} of a folder; DataError where one lacks the other."""
+    found = {"": {}, "_seg": {}}
+    for file in sorted(folder.iterdir()):
+        match = NAME.fullmatch(file.name)
+        if match and not file.name.startswith("."):
+            found[match[2] or ""][match[1]] = file
+    alone = [found[kind][name].name for kind, other in (("", "_seg"), ("_seg", ""))
+             for name in found[kind].keys() - found[other].keys()]
+    if alone or not found[""]:
+        raise DataError(f"In {folder.name}, {', '.join(sorted(alone)[:5]) or 'no file'} is part of a pair NAME.nii.gz, "
+                        "NAME_seg.nii.gz. Add what is missing or remove what stands alone.")
+    return {name: (file, found["_seg"][name]) for name, file in found[""].items()}
+
+
+def read_pair(volume, labels):
+    """Volume and label volume as nibabel images with the same grid and three axes."""
+    images = [read_volume(file) for file in (volume, labels)]
+    check_pair(*images, volume.name, labels.name)
+    return images
+
+
+def read_volume(file):
+    """One volume as a nibabel image in memory, trailing axes of length 1 removed."""
+    try:
+        return squeezed(nib.load(file), file.name)
+    except FileNotFoundError as error:
+        raise DataError(f"{file.name} needs the file beside it that holds its other half (.hdr with .img): "
+                        f"{Path(str(error.filename)).name} is not there.") from error
+    except (OSError, EOFError, ValueError, gzip.zlib.error, nib.filebasedimages.ImageFileError,
+            nib.spatialimages.HeaderDataError) as error:
+        raise DataError(f"{file.name} is not a readable volume ({error}). Copy or download it again.") from error
+
+
+def squeezed(image, name):
+    """The image with its data read and three axes."""
+    array = np.squeeze(np.asanyarray(image.dataobj))
+    if array.ndim != 3:
+        raise DataError(f"{name} has {image.ndim} axes {image.shape}; expected a volume with three.")
+    return nib.Nifti1Image(array.astype(np.float32), image.affine)
+
+
+def check_pair(volume, labels, name, other):
+    """Raise DataError, with the files' names, unless shapes and positions agree and the labels are 0, 1, 2 and 3."""
+    if volume.shape != labels.shape or not np.allclose(volume.affine, labels.affine, atol=0.01):
+        raise DataError(f"{other} {labels.shape} does not lie on the grid of {name} {volume.shape}. Resample the labels "
+                        "to the volume, by nearest neighbour.")
+    strange = np.setdiff1d(labels.dataobj, range(len(TISSUES)))
+    if len(strange):
+        raise DataError(f"{other} has the labels {', '.join(f'{v:g}' for v in strange[:8])}; expected 0 background, 1 CSF, 2 grey matter, "
+                        "3 white matter.")
+    if not np.any(labels.dataobj):
+        raise DataError(f"{other} labels no tissue at all.")
+
+
+def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING):
+    """Axial slices uint8 (n, 256, 256) and their labels, brain sideways: rows left to right, columns back to front.
+
+    Pixels are 1 mm, slices `spacing` mm apart, from the share `start` of the labelled height upwards: `count` of them,
+    or as many as have labels. Greys run from 0 to the volume's 99.9th percentile above 0.
+    """
+    volume = resample_to_output(volume, (1, 1, spacing), order=1)
+    labels = resample_from_to(labels, volume, order=0)
+    greys, labels = np.asarray(volume.dataobj), np.asarray(labels.dataobj).round().astype(np.uint8)
+    heights = np.flatnonzero(labels.any((0, 1)))
+    first = heights[0] + round(start * (heights[-1] - heights[0]))
+    chosen = range(first, heights[-1] + 1)[:count]
+    top = np.percentile(greys[greys > 0], 99.9) if (greys > 0).any() else 1
+    greys = np.clip(greys * (255 / top), 0, 255).round().astype(np.uint8)
+    return tuple(np.stack([framed(array[:, :, z]) for z in chosen]) for array in (greys, labels))
+
+
+def framed(plane):
+    """A plane in the middle of 256x256 pixels: padded with zeros, or cut where it is larger."""
+    for axis in (0, 1):
+        spare = FRAME - plane.shape[axis]
+        if spare < 0:
+            plane = plane.take(range(-spare // 2, -spare // 2 + FRAME), axis)
+        else:
+            plane = np.pad(plane, [(spare // 2, spare - spare // 2) if a == axis else (0, 0) for a in (0, 1)])
+    return plane

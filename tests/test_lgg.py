@@ -1,0 +1,73 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import data
+from helpers.data import DataError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five patients with three slices, numbered 9, 10 and 11."""
+    made = tmp_path / "kaggle_3m"
+    for patient in range(5):
+        name = f"TCGA_CS_{4940 + patient}_1996090{patient}"
+        (made / name).mkdir(parents=True)
+        for number in (9, 10, 11):
+            Image.new("RGB", (16, 16), (patient * 40, number, 3)).save(made / name / f"{name}_{number}.tif")
+            mask = np.zeros((16, 16), np.uint8)
+            mask[:patient + 1, :4] = 255
+            Image.fromarray(mask).save(made / name / f"{name}_{number}_mask.tif")
+    return made
+
+
+def test_split_by_patient_in_order_with_three_channels(folder):
+    made = data.load("lgg", folder)
+    assert [s.n_subjects for s in made.splits] == [3, 1, 1] and made.image_shape == (16, 16, 3)
+    for split in made.splits:
+        for image, label, subject in zip(split.images, split.labels, split.subjects):
+            patient = int(subject[-1])
+            assert image[0, 0].tolist()[0] == patient * 40 and label.sum() == 4 * (patient + 1)
+        assert split.images[:3, 0, 0, 1].tolist() == [9, 10, 11]  # not 10, 11, 9
+
+
+def test_kaggles_second_copy_is_not_read_twice(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "whole" / "kaggle_3m")
+    shutil.copytree(folder, tmp_path / "whole" / "lgg-mri-segmentation" / "kaggle_3m")
+    assert sum(map(len, data.load("lgg", tmp_path / "whole").splits)) == 15
+
+
+def test_damaged_pictures_are_left_out_and_named(folder):
+    file = next(folder.rglob("*_10.tif"))
+    file.write_bytes(file.read_bytes()[:100])
+    made = data.load("lgg", folder)
+    assert sum(map(len, made.splits)) == 14
+    assert "1 damaged slices left out" in made.task.origin and file.name in made.task.origin
+
+
+def test_missing_mask_strange_grey_and_other_size_are_named(folder):
+    masks = sorted(folder.rglob("*_mask.tif"))
+    Image.new("L", (16, 16), 7).save(masks[0])
+    with pytest.raises(DataError, match=rf"{masks[0].name} has the greys \[7\]"):
+        data.load("lgg", folder)
+    Image.new("L", (8, 8)).save(masks[0])
+    with pytest.raises(DataError, match="must be equal"):
+        data.load("lgg", folder)
+    masks[0].unlink()
+    with pytest.raises(DataError, match="have no mask: .*_10.tif"):
+        data.load("lgg", folder)
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(DataError, match="kaggle_3m"):
+        data.load("lgg")
+    with pytest.raises(DataError, match="No file in .* is named like TCGA"):
+        data.load("lgg", tmp_path)
+
+
+def test_real_tumours(real_data):
+    made = data.load("lgg", real_data / "lgg.zip", size=64)
+    assert sum(s.n_subjects for s in made.splits) == 77 and sum(map(len, made.splits)) == 894
+    assert 0.02 < made.train.label_shares()[1] < 0.05

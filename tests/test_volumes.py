@@ -1,0 +1,100 @@
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, ornt_transform
+
+from helpers import data
+from helpers.data import DataError
+from helpers.datasets import volumes
+
+
+def head(shape=(40, 60, 30), spacing=(1, 1, 1)):
+    """A box of a head: CSF at the left, grey in the middle, white at the front, bright where the label is high."""
+    labels = np.zeros(shape, np.int16)
+    labels[10:30, 10:50, 4:26] = 2
+    labels[10:14, 10:50, 4:26] = 1
+    labels[10:30, 40:50, 4:26] = 3
+    image = (labels * 100).astype(np.int16)
+    return (nib.Nifti1Image(array, np.diag([*spacing, 1.0])) for array in (image, labels))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(4):
+        image, labels = head()
+        nib.save(image, tmp_path / f"scan{number}.nii.gz")
+        nib.save(labels, tmp_path / f"scan{number}_seg.nii.gz")
+    return tmp_path
+
+
+def test_slices_lie_as_in_the_course():
+    images, labels = volumes.to_slices(*head())
+    assert images.shape == labels.shape == (11, 256, 256) and images.dtype == labels.dtype == np.uint8  # 22 mm, every 2
+    rows, columns = np.nonzero(labels[5])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (118, 137, 108, 147)  # 20 x 40 mm, in the middle
+    assert labels[5, 128, 145] == 3 and labels[5, 119, 115] == 1  # front to the right, left side at the top
+    assert images.max() == 255 and np.array_equal(images[5] == 255, labels[5] == 3)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "SAR", "PIR", "ASL"])
+def test_any_orientation_gives_the_same_slices(axes):
+    expected = volumes.to_slices(*head())
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))
+    turned = volumes.to_slices(*(image.as_reoriented(turn) for image in head()))
+    assert all(np.array_equal(a, b) for a, b in zip(expected, turned))
+
+
+def test_any_spacing_gives_millimetres():
+    images, labels = volumes.to_slices(*head(spacing=(1, 1.5, 0.8)))
+    rows, columns = np.nonzero(labels[len(labels) // 2])
+    assert np.ptp(rows) + 1 == 20 and abs(np.ptp(columns) + 1 - 60) <= 1 and abs(len(labels) - 22 * 0.8 / 2) <= 1
+
+
+def test_load_splits_by_subject(folder):
+    made = data.load("volumes", folder, size=64)
+    assert [s.n_subjects for s in made.splits] == [2, 1, 1] and made.image_shape == (64, 64, 1)
+
+
+def test_pairs_and_files_are_checked(folder):
+    with pytest.raises(DataError, match="read from a folder"):
+        data.load("volumes", folder / "scan0.nii.gz")
+    file = folder / "scan1_seg.nii.gz"
+    raw = file.read_bytes()
+    file.write_bytes(raw[:len(raw) // 2])
+    with pytest.raises(DataError, match="scan1_seg.nii.gz is not a readable volume"):
+        data.load("volumes", folder)
+    file.unlink()
+    with pytest.raises(DataError, match="scan1.nii.gz is part of a pair"):
+        data.load("volumes", folder)
+
+
+def test_strange_labels_and_grids_are_named(folder):
+    image, labels = head()
+    nib.save(nib.Nifti1Image(np.asarray(labels.dataobj) * 85, labels.affine), folder / "scan2_seg.nii.gz")
+    with pytest.raises(DataError, match="scan2_seg.nii.gz has the labels 85, 170, 255"):
+        data.load("volumes", folder)
+    nib.save(labels.slicer[:-1], folder / "scan2_seg.nii.gz")
+    with pytest.raises(DataError, match="scan2_seg.nii.gz .* does not lie on the grid of scan2.nii.gz"):
+        data.load("volumes", folder)
+
+
+def test_half_an_analyze_pair(folder):
+    image, labels = head()
+    nib.save(nib.AnalyzeImage(np.asarray(image.dataobj), image.affine), folder / "scan9.img")
+    nib.save(nib.AnalyzeImage(np.asarray(labels.dataobj), labels.affine), folder / "scan9_seg.img")
+    assert sum(s.n_subjects for s in data.load("volumes", folder).splits) == 5
+    (folder / "scan9.img").unlink()
+    with pytest.raises(DataError, match=r"scan9.hdr needs the file beside it .* scan9.img is not there"):
+        data.load("volumes", folder)
+
+
+def test_real_volumes_look_like_the_real_slices(real_data):
+    pair = volumes.read_pair(real_data / "ibsr" / "IBSR_01.nii.gz", real_data / "ibsr" / "IBSR_01_seg.nii.gz")
+    labels = volumes.to_slices(*pair)[1]
+    course = data.load("oasis", real_data / "brains.zip").train
+    theirs = course.labels[course.subjects == "case_001"]
+    # the same brain: lay the two stacks' silhouettes on each other; mirrored or turned they fit worse
+    ours, theirs = ((stack > 0).mean(0) for stack in (labels, theirs))
+    fit = {name: np.corrcoef(changed.ravel(), theirs.ravel())[0, 1] for name, changed in {
+        "as it is": ours, "back to front": ours[:, ::-1], "turned": ours.T}.items()}
+    assert max(fit, key=fit.get) == "as it is" and fit["as it is"] > 0.95
