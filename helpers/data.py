@@ -5,7 +5,7 @@ import importlib
 import json
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -245,7 +245,8 @@ def cached(key, make):
 
 def to_arrays(dataset):
     """A Dataset as named arrays, for `numpy.savez`."""
-    task = json.dumps([dataset.task.title, [(l.name, l.grey, l.colour) for l in dataset.task.labels], dataset.task.origin])
+    task = dataset.task
+    task = json.dumps([task.title, [astuple(label) for label in task.labels], task.origin])
     return {"task": task} | {f"{s.name} {part}": getattr(s, part) for s in dataset.splits for part in PARTS}
 
 

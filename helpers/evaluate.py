@@ -24,9 +24,8 @@ def dice(truth, guess, n_labels):
 
 def overlap(truth, guess, n_labels):
     """Pixels of each label in truth and guess at once, in truth, and in guess: three arrays (L,)."""
-    count = lambda labels: np.bincount(np.ravel(labels), minlength=n_labels)
-    truth, guess = np.asarray(truth), np.asarray(guess)
-    return count(truth[truth == guess]), count(truth), count(guess)
+    truth, guess = np.ravel(truth), np.ravel(guess)
+    return tuple(np.bincount(labels, minlength=n_labels) for labels in (truth[truth == guess], truth, guess))
 
 
 def dice_of_counts(both, truth, guess):

@@ -1,9 +1,13 @@
-"""Peak memory and time of loading a set of the course's size: 9,664 + 1,120 + 544 made slices of 256x256.
+"""Time and peak memory of loading made slices in the course's layout, each in a process of its own.
 
     python tests/benchmark_loading.py
+
+First 2,000 pairs: the usual one-liner with one thread, `data.load` for the first time, and again from its cache.
+Then a set of the course's size: 9,664 + 1,120 + 544 pairs of 256x256, from a zip and from folders.
 """
 
 import io
+import os
 import resource
 import subprocess
 import sys
@@ -12,12 +16,13 @@ import time
 import zipfile
 from pathlib import Path
 
-SUBJECTS = {"train": range(1, 303), "validate": range(402, 437), "test": range(441, 458)}
 ROOT = Path(__file__).resolve().parent.parent
+COURSE = {"train": range(1, 303), "validate": range(402, 437), "test": range(441, 458)}
+SMALL = {"train": range(1, 56), "validate": range(402, 406), "test": range(441, 445)}  # 63 x 32 = 2,016 pairs
 
 
-def write_set(folder):
-    """The course's six folders, from the 32 slices of one practice brain."""
+def write_set(folder, subjects):
+    """The course's six folders and their zip, from the 32 slices of one practice brain."""
     from PIL import Image
 
     from helpers.datasets import practice
@@ -30,7 +35,7 @@ def write_set(folder):
     images, labels = practice.make_subject(0, range(32))
     pictures = [(png(image), png(label * 85)) for image, label in zip(images, labels)]
     with zipfile.ZipFile(folder / "slices.zip", "w") as archive:
-        for word, cases in SUBJECTS.items():
+        for word, cases in subjects.items():
             for case in cases:
                 for number, (image, mask) in enumerate(pictures):
                     end = f"{case:03d}_slice_{number}.nii.png"
@@ -39,22 +44,55 @@ def write_set(folder):
     zipfile.ZipFile(folder / "slices.zip").extractall(folder / "slices")
 
 
-def measure(path):
-    """Load once in this process and print what it took."""
+def one_liner(path):
+    """Number of pairs, read the usual way."""
+    from glob import glob
+
+    import numpy as np
+    from PIL import Image
+
+    images, masks = (np.array([np.array(Image.open(file)) for file in sorted(glob(f"{path}/keras_png_{kind}/*"))])
+                     for kind in ("slices_[!s]*", "slices_seg_*"))
+    return min(len(images), len(masks))
+
+
+def ours(path):
+    """Number of pairs, read by `data.load`: paired by number, checked, split."""
     from helpers import data
 
+    return sum(len(split) for split in data.load("oasis", path).splits)
+
+
+def measure(name, path, what):
+    """Load once in this process and print what it took."""
     began = time.time()
-    slices = sum(len(split) for split in data.load("oasis", path).splits)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(f"{Path(path).name}: {slices} slices in {time.time() - began:.1f} s, peak memory {peak:.2f} GB")
+    pairs = {"one_liner": one_liner, "ours": ours}[name](path)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(f"{what:38} {pairs:6} pairs in {time.time() - began:5.1f} s, peak memory {peak:.2f} GB", flush=True)
+
+
+def run(folder, *words):
+    """This script with other words, in a process of its own, whose runs/cache lies in `folder`."""
+    subprocess.run([sys.executable, __file__, *words], check=True, cwd=folder,
+                   env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     if len(sys.argv) > 1:
-        measure(sys.argv[1])
-    else:
+        if sys.argv[1] == "write":
+            write_set(Path("."), SMALL if sys.argv[2] == "small" else COURSE)
+        else:
+            measure(*sys.argv[1:])
+        sys.exit()
+    tables = {"small": (("one_liner", "slices", "np.array(Image.open(f)), one thread"),
+                        ("ours", "slices", "data.load, first time"),
+                        ("ours", "slices", "data.load, from its cache")),
+              "whole": (("ours", "slices.zip", "data.load, whole course, zip"),
+                        ("ours", "slices", "data.load, whole course, folders"),
+                        ("ours", "slices", "data.load, whole course, cache"))}
+    for size, rows in tables.items():
         with tempfile.TemporaryDirectory() as folder:
-            write_set(Path(folder))
-            for path in ("slices.zip", "slices"):
-                subprocess.run([sys.executable, __file__, Path(folder) / path], check=True)
+            run(folder, "write", size)  # a process of its own too: a child starts with its parent's peak memory
+            for name, path, what in rows:
+                run(folder, name, path, what)

@@ -87,7 +87,7 @@ def test_volumes_of_different_shape(disc, tmp_path):
     shutil.copytree(disc / "disc1" / "OAS1_0001_MR1", tmp_path / "disc1" / "OAS1_0001_MR1")
     [file] = tmp_path.rglob("*_fseg.img")
     nib.save(nib.Spm2AnalyzeImage(np.ones((9, 9, 9), np.int16), None), file)
-    with pytest.raises(DataError, match=r"fseg.img \(9, 9, 9\) does not lie on the grid of .*gfc.img \(176, 208, 176\)"):
+    with pytest.raises(DataError, match=r"fseg.img \(9, 9, 9\) does not lie on the grid of .*gfc.img \(176, "):
         data.load("oasis", tmp_path)
 
 

@@ -68,7 +68,7 @@ def test_no_path():
 
 def test_missing_folders_are_named_and_what_was_found(course):
     shutil.rmtree(course / "keras_png_slices_seg_test")
-    with pytest.raises(DataError, match=r"lacks keras_png_slices_seg_test\. Found: .*keras_png_slices_train/ \(8 files"):
+    with pytest.raises(DataError, match=r"lacks keras_png_slices_seg_test\. Found: .*slices_train/ \(8 files"):
         load("oasis", course)
     with pytest.raises(DataError, match="Found: nothing"):
         load("oasis", shutil.rmtree(course) or course.mkdir() or course)

@@ -21,9 +21,9 @@ from helpers.datasets.volumes import check_pair, squeezed, to_slices
 
 ADDRESS = "https://download.nrg.wustl.edu/data/oasis_cross-sectional_disc{}.tar.gz"
 MD5 = {1: "c83e216ef8654a7cc9e2a30a4cdbe0cc"}  # as a public script has it; the others are not known
-TERMS = """OASIS-1 comes under the OASIS Data Use Agreement (sites.wustl.edu/oasisbrains): use it for research and teaching,
-do not try to identify people, do not republish it, and acknowledge the grants P50 AG05681, P01 AG03991, R01 AG021910,
-P50 MH071616, U24 RR021382 and R01 MH56584."""
+TERMS = """OASIS-1 comes under the OASIS Data Use Agreement (sites.wustl.edu/oasisbrains). Among others:
+do not try to identify people, do not republish the data, and acknowledge the grants P50 AG05681, P01 AG03991,
+R01 AG021910, P50 MH071616, U24 RR021382 and R01 MH56584. Read it before you accept."""
 SCAN = re.compile(r"(?:[^.].*/)?((OAS1_\d{4})_MR\d+)/PROCESSED/MPRAGE/T88_111/(FSL_SEG/)?"
                   r"\1_mpr_n\d_anon_111_t88_(masked_gfc_fseg|gfc)\.(hdr|img)")
 START, COUNT = 0.48, 32  # slices: 32 of 1 mm, from this share of the labelled height upwards (inferred, see README)
@@ -48,9 +48,9 @@ def load(path, size=None, limit=None, seed=0):
         for scan, subject, parts in scans(source, incomplete):
             made.setdefault(subject, {})[scan] = slices_of(parts)
     if not made:
-        raise DataError(f"{path.name} holds no scan with PROCESSED/MPRAGE/T88_111/*_t88_gfc and FSL_SEG/*_fseg, each .hdr "
-                        f"with .img{'; incomplete: ' + ', '.join(sorted(incomplete)[:5]) if incomplete else ''}. "
-                        "Give an OASIS-1 disc.")
+        lacking = f"; incomplete: {', '.join(sorted(incomplete)[:5])}" if incomplete else ""
+        raise DataError(f"{path.name} holds no scan with PROCESSED/MPRAGE/T88_111/*_t88_gfc and FSL_SEG/*_fseg, each "
+                        f".hdr with .img{lacking}. Give an OASIS-1 disc.")
     left_out = f"; incomplete, left out: {', '.join(sorted(incomplete))}" if incomplete else ""
     task = Task("OASIS-1 slices from discs", TISSUES, f"{path.name}, {sum(map(len, made.values()))} scans{left_out}")
     joined = {subject: tuple(np.concatenate(arrays) for arrays in zip(*(found[scan] for scan in sorted(found))))
@@ -74,7 +74,8 @@ def scans(source, incomplete):
     headless = [name for parts in waiting.values() for (kind, half), (name, _) in parts.items()
                 if (kind, "img" if half == "hdr" else "hdr") not in parts]
     if headless:
-        raise DataError(f"{headless[0]} in {source.name} lacks its other half (.hdr with .img). Copy or unpack it again.")
+        raise DataError(f"{headless[0]} in {source.name} lacks its other half (.hdr with .img). "
+                        "Copy or unpack it again.")
     incomplete.update(waiting)
 
 
@@ -146,8 +147,9 @@ def download(url, part):
             total = int(reply.headers.get("Content-Length", 0)) + (have if resumed else 0)
             room = shutil.disk_usage(part.parent).free
             if total - have > room:
-                raise DataError(f"{part.parent} has {room / 1e9:.1f} GB free, {part.stem} needs {(total - have) / 1e9:.1f} GB "
-                                "more. Free some space and run this again; what is there is kept.")
+                raise DataError(f"{part.parent} has {room / 1e9:.1f} GB free, {part.stem} needs "
+                                f"{(total - have) / 1e9:.1f} GB more. Free some space and run this again; what is "
+                                "there is kept.")
             with part.open("ab" if resumed else "wb") as stream, tqdm(
                     total=total, initial=have if resumed else 0, unit="B", unit_scale=True, desc=part.stem) as bar:
                 while chunk := reply.read(1 << 20):
@@ -156,12 +158,14 @@ def download(url, part):
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to fetch
             return
-        raise DataError(f"{url} answered {error.code} {error.reason}. Is the disc's number right? Try again later.") from error
+        raise DataError(f"{url} answered {error.code} {error.reason}. Is the disc's number right? "
+                        "Try again later.") from error
     except (OSError, http.client.HTTPException) as error:
-        raise DataError(f"The download of {url} stopped ({error}). Run this again: it goes on where it was.") from error
+        raise DataError(f"The download of {url} stopped ({error}). Run this again: it goes on where it "
+                        "was.") from error
     if total and part.stat().st_size != total:
-        raise DataError(f"The download of {url} stopped after {part.stat().st_size:,} of {total:,} bytes. Run this again: "
-                        "it goes on where it was.")
+        raise DataError(f"The download of {url} stopped after {part.stat().st_size:,} of {total:,} bytes. Run this "
+                        "again: it goes on where it was.")
 
 
 def check_md5(part, expected):
@@ -172,5 +176,5 @@ def check_md5(part, expected):
         found = hashlib.file_digest(stream, "md5").hexdigest()
     if found != expected:
         part.unlink()
-        raise DataError(f"{part.stem} arrived damaged: its md5 is {found}, expected {expected}. It was removed; run this "
-                        "again to fetch it anew.")
+        raise DataError(f"{part.stem} arrived damaged: its md5 is {found}, expected {expected}. It was removed; run "
+                        "this again to fetch it anew.")

@@ -61,8 +61,8 @@ def check_archive(path, sizes):
         raise DataError(f"{path.name} holds {climbing[0]}, a name that leads out of the archive. No data set here has "
                         "such names: do not use this file, get it from its source.")
     if sum(sizes.values()) > LARGEST:
-        raise DataError(f"{path.name} would unpack to {sum(sizes.values()) / 1024**3:.0f} GB, far more than any data set "
-                        "here. Get it from its source.")
+        raise DataError(f"{path.name} would unpack to {sum(sizes.values()) / 1024**3:.0f} GB, far more than any data "
+                        "set here. Get it from its source.")
 
 
 def is_litter(name):
@@ -89,8 +89,8 @@ def check_paired(images, masks, where):
     for here, there, what in ((images, masks, "mask"), (masks, images, "image")):
         alone = sorted(here.keys() - there.keys())
         if alone:
-            shown = ", ".join(here[key] for key in alone[:5])
-            raise DataError(f"{len(alone)} files of {where} have no {what}: {shown}{', ...' if len(alone) > 5 else ''}. "
+            shown = ", ".join([*(here[key] for key in alone[:5]), *(["..."] if len(alone) > 5 else [])])
+            raise DataError(f"{len(alone)} files of {where} have no {what}: {shown}. "
                             "Add what is missing or remove these.")
 
 

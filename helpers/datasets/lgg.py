@@ -22,23 +22,20 @@ def load(path=None, size=None, limit=None, seed=0):
                         "(kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation).")
     files = Files(path)
     pairs = find_pairs(files)
-    groups = split_subjects([patient for patient, _ in pairs], seed)
     read, damaged = {}, []
-    for name, patients in groups.items():
+    for name, patients in split_subjects([patient for patient, _ in pairs], seed).items():
         keys = [key for key in sorted(pairs) if key[0] in patients]
-        slices = in_parallel(lambda key: read_pair(files, *pairs[key], size),
-                             [keys[i] for i in evenly(len(keys), limit)])
-        whole = [(key, pair) for key, pair in zip((keys[i] for i in evenly(len(keys), limit)), slices)
-                 if not isinstance(pair, UnreadableError)]
-        damaged += [pair for pair in slices if isinstance(pair, UnreadableError)]
-        read[name] = whole
+        keys = [keys[i] for i in evenly(len(keys), limit)]
+        slices = dict(zip(keys, in_parallel(lambda key: read_pair(files, *pairs[key], size), keys)))
+        damaged += [found for found in slices.values() if isinstance(found, UnreadableError)]
+        read[name] = [(key, found) for key, found in slices.items() if not isinstance(found, UnreadableError)]
     left_out = f"; {len(damaged)} damaged slices left out: {' '.join(map(str, damaged[:5]))}" if damaged else ""
     task = Task("LGG brain tumours (MR)", LABELS, f"{files.path.name}, split by patient{left_out}")
     return Dataset(*(make_split(name, whole, task) for name, whole in read.items()))
 
 
 def find_pairs(files):
-    """{(patient, slice): (image file, mask file)}; Kaggle's zip holds everything twice, so the shortest path is taken."""
+    """{(patient, slice): (image file, mask file)}; of Kaggle's two copies in one zip, the one with the shorter path."""
     images, masks = {}, {}
     for name in sorted(files.names, key=lambda n: (n.count("/"), n), reverse=True):
         match = NAME.fullmatch(PurePosixPath(name).name)

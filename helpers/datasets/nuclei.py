@@ -42,8 +42,8 @@ def find_pictures(files):
     missing = sorted(images.keys() ^ masks.keys())
     if missing:
         raise DataError(f"{len(missing)} pictures of {files.path.name} lack their image or their masks: "
-                        f"{', '.join(missing[:5])}. Copy them again, or remove their folders. (Test pictures without masks "
-                        "cannot be used: give stage1_train.)")
+                        f"{', '.join(missing[:5])}. Copy them again, or remove their folders. (Pictures that have no "
+                        "masks cannot be used: give stage1_train.)")
     if not images:
         raise DataError(f"{files.path.name} has no pictures laid out as ImageId/images/*.png with ImageId/masks/*.png.")
     return {name: (images[name], masks[name]) for name in images}

@@ -22,11 +22,11 @@ def load(path=None, size=None, limit=None, seed=0):
     Labels are 0 background, 1 CSF, 2 grey matter, 3 white matter; one volume is one subject. Any orientation and
     spacing: volumes are brought to 1 mm pixels, axial slices 2 mm apart, each `helpers.data.load`'s way.
     """
-    if path is None or not Path(path).is_dir():
-        raise DataError(f"Volumes are read from a folder that holds NAME.nii.gz with NAME_seg.nii.gz; {path} is none.")
-    pairs = find_pairs(Path(path))
+    if path is None or not path.is_dir():
+        raise DataError(f"Volumes are read from a folder with NAME.nii.gz and NAME_seg.nii.gz in it; {path} is none.")
+    pairs = find_pairs(path)
     made = in_parallel(lambda item: to_slices(*read_pair(*item)), pairs.values())
-    task = Task(f"{Path(path).name} (volumes)", TISSUES, f"{len(pairs)} volumes of {Path(path).name}/, split by subject")
+    task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {path.name}/, split by subject")
     return split_dataset(dict(zip(pairs, made)), task, size, limit, seed, shares=(0.1, 0.2))
 
 
@@ -75,12 +75,12 @@ def squeezed(image, name):
 def check_pair(volume, labels, name, other):
     """Raise DataError, with the files' names, unless shapes and positions agree and the labels are 0, 1, 2 and 3."""
     if volume.shape != labels.shape or not np.allclose(volume.affine, labels.affine, atol=0.01):
-        raise DataError(f"{other} {labels.shape} does not lie on the grid of {name} {volume.shape}. Resample the labels "
-                        "to the volume, by nearest neighbour.")
+        raise DataError(f"{other} {labels.shape} does not lie on the grid of {name} {volume.shape}. Resample the "
+                        "labels to the volume, by nearest neighbour.")
     strange = np.setdiff1d(labels.dataobj, range(len(TISSUES)))
     if len(strange):
-        raise DataError(f"{other} has the labels {', '.join(f'{v:g}' for v in strange[:8])}; expected 0 background, 1 CSF, 2 grey matter, "
-                        "3 white matter.")
+        raise DataError(f"{other} has the labels {', '.join(f'{v:g}' for v in strange[:8])}; expected 0 background, "
+                        "1 CSF, 2 grey matter, 3 white matter.")
     if not np.any(labels.dataobj):
         raise DataError(f"{other} labels no tissue at all.")
 
