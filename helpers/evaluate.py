@@ -50,8 +50,9 @@ class Scores:
 
     @property
     def ranking(self):
-        """Subjects from worst to best by their mean Dice without background."""
-        return self.per_subject.iloc[:, 1:].mean(axis=1).sort_values().index.tolist()
+        """Subjects from worst to best by their mean Dice without background; those without any label left out."""
+        means = self.per_subject.iloc[:, 1:].mean(axis=1)
+        return means.fillna(1.0 if means.isna().all() else np.nan).dropna().sort_values().index.tolist()
 
     @property
     def worst(self):

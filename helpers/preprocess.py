@@ -10,7 +10,7 @@ ROTATION = 10  # degrees, standard deviation
 ZOOM = 0.08  # of the size, standard deviation
 SHIFT = 0.03  # of the frame, standard deviation
 GAIN, GAMMA = 0.15, 0.2  # standard deviations of their logarithms
-NOISE = 4.0  # grey values of 0..255, the largest standard deviation
+NOISE = 0.08  # of the image's own standard deviation, at most: what is faint must not drown
 
 
 class Batches(keras.utils.PyDataset):
@@ -81,5 +81,6 @@ def change_greys(images, rng):
     gain, gamma = np.exp(rng.normal(0, GAIN, each)), np.exp(rng.normal(0, GAMMA, each))
     table = 255 * gain * (np.arange(256) / 255) ** gamma  # (n, 1, 1, 256): 256 powers instead of one per pixel
     changed = np.stack([t.ravel()[image] for t, image in zip(table, images)])
-    noise = rng.standard_normal(images.shape, "float32") * rng.uniform(0, NOISE, each).astype("float32")
+    strength = rng.uniform(0, NOISE, each) * images.std(axis=(1, 2, 3), keepdims=True)
+    noise = rng.standard_normal(images.shape, "float32") * strength.astype("float32")
     return np.clip(changed + noise, 0, 255).round().astype("uint8")

@@ -155,8 +155,8 @@ def boxes(scores, task):
 def comparison(split, guesses, subject, n=3):
     """Image, truth, prediction and error side by side on `n` slices of one subject."""
     own = np.flatnonzero(split.subjects == subject)
-    chosen = own[np.linspace(0, len(own) - 1, n + 2).round().astype(int)[1:-1]]
-    made, axes = figure(n, 4, title=f"{split.task.title}, {split.name}: {subject}")
+    chosen = own[np.unique(np.linspace(0, len(own) - 1, n + 2).round().astype(int)[1:-1])]
+    made, axes = figure(len(chosen), 4, title=f"{split.task.title}, {split.name}: {subject}")
     for row, index in zip(axes, chosen):
         wrong = split.labels[index] != guesses[index]
         draw_slice(row[0], split.images[index], f"slice {1 + np.flatnonzero(own == index)[0]} of {len(own)}")

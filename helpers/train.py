@@ -74,13 +74,17 @@ def schedule(steps, learning_rate, warm_up=0.05):
 def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight_decay=1e-4, seed=0):
     """Train on `dataset.train`, keep the epoch whose worst label has the best validation Dice, return the history.
 
-    Everything lands in the folder `run`: best weights, `history.csv`, `settings.json`. Called again with the
-    same settings, a stopped run goes on after its last whole epoch and a finished one is read back; with
+    Everything lands in the folder `run`: best weights and their score, `history.csv`, `settings.json`. Called again
+    with the same settings, a stopped run goes on after its last whole epoch and a finished one is read back; with
     others, RunError. The network ends up with the best weights.
     """
     run = Path(run)
-    settings = {"network": network.name, "weights": network.count_params(), "data": fingerprint(dataset.train),
-                "slices": len(dataset.train), "epochs": epochs, "batch_size": batch_size,
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise RunError(f"{name} is {value}; it must be 1 or more.")
+    settings = {"network": network.name, "weights": network.count_params(),
+                "data": fingerprint(dataset.train, dataset.validation), "slices": len(dataset.train),
+                "epochs": epochs, "batch_size": batch_size,
                 "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed}
     history = open_run(run, settings)
     if len(history) < epochs:
@@ -88,10 +92,13 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
         history = read_history(run)
     else:
         print(f"{run} is already trained: its best weights are read back. Give another run name to train anew.")
-    network.load_weights(run / BEST)
-    kept = history[f"val_{WORST_DICE}"].idxmax()
-    print(f"Kept epoch {kept + 1} of {len(history)}: its worst label has validation Dice "
-          f"{history.loc[kept, f'val_{WORST_DICE}']:.4f}.")
+    try:
+        network.load_weights(run / BEST)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{run / BEST} is missing or damaged ({error}). Train again under another run name.") from error
+    kept = best_so_far(run)
+    print(f"Kept epoch {kept['epoch'] + 1} of {len(history)}: its worst label has validation Dice "
+          f"{kept[WORST_DICE]:.4f}.")
     return history
 
 
@@ -105,14 +112,11 @@ def train_rest(network, dataset, run, settings, history):
     network.compile(
         keras.optimizers.AdamW(schedule(steps, settings["learning_rate"]), settings["weight_decay"], clipnorm=1.0),
         dice_and_cross_entropy, metrics=[HardDice(names)])
-    best_so_far = history[f"val_{WORST_DICE}"].max() if len(history) else None
     network.fit(
         training, validation_data=Batches(dataset.validation, batch_size), epochs=settings["epochs"], verbose=0,
         callbacks=[Progress(settings["epochs"], len(training), names),
-                   keras.callbacks.ModelCheckpoint(run / BEST, f"val_{WORST_DICE}", mode="max", save_best_only=True,
-                                                   save_weights_only=True, initial_value_threshold=best_so_far),
-                   keras.callbacks.CSVLogger(run / "history.csv", append=True),
-                   keras.callbacks.BackupAndRestore(str(run / "backup"))])
+                   KeepBest(run), keras.callbacks.CSVLogger(run / "history.csv", append=True),
+                   keras.callbacks.BackupAndRestore(str(run / "backup"), double_checkpoint=True)])
 
 
 def open_run(run, settings):
@@ -124,10 +128,28 @@ def open_run(run, settings):
         if other:
             raise RunError(f"{run} holds a run with other settings: {', '.join(other)}. "
                            "Give this run another name; nothing was changed.")
-        return read_history(run)
+        return trained_epochs(run, settings["epochs"])
     run.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(settings, indent=2) + "\n")
-    return read_history(run)
+    return pd.DataFrame()
+
+
+def trained_epochs(run, epochs):
+    """The history of the epochs that need not be trained again: all of a finished run, else those backed up.
+
+    A run stopped between writing an epoch's row and its backup has a row too many; it is taken back.
+    """
+    history = read_history(run)
+    if len(history) == epochs and not (run / "backup").exists():
+        return history
+    backup = run / "backup" / "training_metadata.json"
+    done = json.loads(backup.read_text())["epoch"] if backup.exists() else 0
+    history = history[:done]
+    if done:
+        history.to_csv(run / "history.csv")
+    else:
+        (run / "history.csv").unlink(missing_ok=True)
+    return history
 
 
 def read_history(run):
@@ -138,9 +160,39 @@ def read_history(run):
     return pd.read_csv(file).drop_duplicates("epoch", keep="last").set_index("epoch")
 
 
-def fingerprint(split):
-    """Eight hexadecimal digits that change when any pixel of the split's images or labels does."""
-    return f"{zlib.crc32(split.labels, zlib.crc32(split.images)):08x}"
+def fingerprint(*splits):
+    """Eight hexadecimal digits that change when any pixel of the splits' images or labels does."""
+    digest = 0
+    for split in splits:
+        digest = zlib.crc32(split.labels, zlib.crc32(split.images, digest))
+    return f"{digest:08x}"
+
+
+def best_so_far(run):
+    """Epoch and score of the weights kept in a run's folder; of none, a score below any."""
+    file = Path(run) / "best.json"
+    return json.loads(file.read_text()) if file.exists() else {"epoch": None, WORST_DICE: -1.0}
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Keep the weights of the epoch whose worst label has the best validation Dice, and remember its score on disk.
+
+    Keras's ModelCheckpoint forgets the score when a run is resumed and writes over the file it should keep; here a
+    new file takes the old one's place only when it is whole.
+    """
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Save the weights if no epoch so far was better."""
+        score = float(logs[f"val_{WORST_DICE}"])
+        if score > best_so_far(self.run)[WORST_DICE]:
+            self.model.save_weights(self.run / f"new.{BEST}")
+            (self.run / f"new.{BEST}").replace(self.run / BEST)
+            (self.run / "new.json").write_text(json.dumps({"epoch": epoch, WORST_DICE: score}))
+            (self.run / "new.json").replace(self.run / "best.json")
 
 
 class Progress(keras.callbacks.Callback):

@@ -51,6 +51,8 @@ def test_load_says_what_there_is():
         data.load("oasys")
     with pytest.raises(DataError, match="size is 0"):
         data.load("practice", size=0)
+    with pytest.raises(DataError, match="limit is '64'"):
+        data.load("practice", limit="64")
 
 
 def test_evenly():

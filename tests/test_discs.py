@@ -21,6 +21,7 @@ def write_scan(folder, scan, n="n4", labels=True, seed=0):
     drawn = np.zeros((176, 208, 176), np.int16)
     drawn[20:156, 18:190, 20:160] = 2
     drawn[60:110, 60:140, 60:120] = 3
+    drawn[30:50, 120:180, 20:160] = 3  # low x, far forward
     drawn[84:92, 90:120, 80:110] = 1
     image = drawn * 300 + np.random.default_rng(seed).integers(0, 50, drawn.shape, np.int16) * (drawn > 0)
     kinds = {f"{scan}_mpr_{n}_anon_111_t88_gfc": image}
@@ -60,6 +61,9 @@ def test_layout_is_the_courses(disc):
     assert "5 scans; incomplete, left out: OAS1_0005_MR1" in made.task.origin
     rows, columns = np.nonzero(made.train.labels[0])
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (60, 195, 42, 213)  # padded by 40 and 24
+    rows, columns = np.nonzero(made.train.labels[0] == 3)
+    assert columns.max() == 24 + 179  # forward is to the right
+    assert (rows[columns > 170].mean() < 128) == (nib.AnalyzeHeader.default_x_flip is False)  # stored flipped in x
     assert made.train.images.max() == 255 and set(np.unique(made.train.labels)) == {0, 1, 2, 3}
 
 
@@ -86,8 +90,8 @@ def test_header_without_image(disc, tmp_path):
 def test_volumes_of_different_shape(disc, tmp_path):
     shutil.copytree(disc / "disc1" / "OAS1_0001_MR1", tmp_path / "disc1" / "OAS1_0001_MR1")
     [file] = tmp_path.rglob("*_fseg.img")
-    nib.save(nib.Spm2AnalyzeImage(np.ones((9, 9, 9), np.int16), None), file)
-    with pytest.raises(DataError, match=r"fseg.img \(9, 9, 9\) does not lie on the grid of .*gfc.img \(176, "):
+    nib.save(nib.Spm2AnalyzeImage(np.ones((90, 90, 90), np.int16), None), file)
+    with pytest.raises(DataError, match=r"fseg.img \(90, 90, 90\) does not lie on the grid of .*gfc.img \(176, "):
         data.load("oasis", tmp_path)
 
 
@@ -104,7 +108,9 @@ class Server(http.server.BaseHTTPRequestHandler):
     def do_GET(self):  # noqa: N802
         start = int(self.headers.get("Range", "bytes=0-")[6:-1])
         if start >= len(self.content):
-            return self.send_error(416)
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(self.content)}")
+            return self.end_headers()
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(self.content) - start))
         self.end_headers()

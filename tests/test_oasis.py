@@ -168,7 +168,11 @@ def reference_of(course):
 
 
 def test_is_this_the_real_thing(course, tmp_path, monkeypatch):
-    assert "not the course's slices, other bytes in 4 cases: 1-2, 402, 441" in load("oasis", course).task.origin
+    for kind in ("case", "seg"):  # 32 slices a case, as in the real set
+        for file in list(course.rglob(f"{kind}_*_slice_0.nii.png")):
+            for number in {*range(32)} - {0, 1, 2, 10}:
+                shutil.copy(file, file.with_name(file.name.replace("slice_0", f"slice_{number}")))
+    assert "slices: same names, other bytes in cases 1-2, 402, 441" in load("oasis", course).task.origin
     (tmp_path / "reference.json").write_text(json.dumps(reference_of(course)))
     monkeypatch.setattr(oasis, "REFERENCE", tmp_path / "reference.json")
     assert oasis.compare_with_reference(oasis.Files(course)) == (
@@ -180,7 +184,14 @@ def test_is_this_the_real_thing(course, tmp_path, monkeypatch):
     file = course / "keras_png_slices_test" / "case_441_slice_2.nii.png"
     Image.open(file).save(file, compress_level=0)  # same pixels, other bytes
     genuine, finding = oasis.compare_with_reference(oasis.Files(course))
-    assert not genuine and finding.endswith("other bytes in 1 cases: 441")
+    assert not genuine and finding == "not the course's slices: same names, other bytes in cases 441"
+    write_course(course / "more", {"train": (999,)}, range(32))
+    _, finding = oasis.compare_with_reference(oasis.Files(course))
+    assert "cases that the reference copy does not have 999;" in finding
+    shutil.rmtree(course / "more")
+    file.unlink()
+    genuine, finding = oasis.compare_with_reference(oasis.Files(course))
+    assert not genuine and finding == "not the course's slices: incomplete cases, which cannot be compared 441"
 
 
 def test_shipped_reference_is_of_the_whole_set():

@@ -78,6 +78,13 @@ def test_strange_labels_and_grids_are_named(folder):
         data.load("volumes", folder)
 
 
+def test_a_header_of_nonsense(folder):
+    image = nib.Nifti1Image(np.zeros((40, 60, 30), np.int16), np.diag([1000, 1000, 1000, 1]))
+    nib.save(image, folder / "scan3.nii.gz")
+    with pytest.raises(DataError, match="scan3.nii.gz is 40000 x 60000 x 30000 mm large"):
+        data.load("volumes", folder)
+
+
 def test_half_an_analyze_pair(folder):
     image, labels = head()
     nib.save(nib.AnalyzeImage(np.asarray(image.dataobj), image.affine), folder / "scan9.img")

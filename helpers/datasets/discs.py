@@ -3,12 +3,14 @@
 import hashlib
 import http.client
 import io
+import os
 import re
 import shutil
 import tarfile
 import urllib.error
 import urllib.request
 import zlib
+from itertools import islice
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +18,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from helpers.data import TISSUES, DataError, Task, split_dataset
-from helpers.datasets.files import check_archive
+from helpers.datasets.files import check_archive, in_parallel
 from helpers.datasets.volumes import check_pair, squeezed, to_slices
 
 ADDRESS = "https://download.nrg.wustl.edu/data/oasis_cross-sectional_disc{}.tar.gz"
@@ -24,37 +26,39 @@ MD5 = {1: "c83e216ef8654a7cc9e2a30a4cdbe0cc"}  # as a public script has it; the 
 TERMS = """OASIS-1 comes under the OASIS Data Use Agreement (sites.wustl.edu/oasisbrains). Among others:
 do not try to identify people, do not republish the data, and acknowledge the grants P50 AG05681, P01 AG03991,
 R01 AG021910, P50 MH071616, U24 RR021382 and R01 MH56584. Read it before you accept."""
-SCAN = re.compile(r"(?:[^.].*/)?((OAS1_\d{4})_MR\d+)/PROCESSED/MPRAGE/T88_111/(FSL_SEG/)?"
+SCAN = re.compile(r"(?:\./)?(?:[^.].*/)?((OAS1_\d{4})_MR\d+)/PROCESSED/MPRAGE/T88_111/(FSL_SEG/)?"
                   r"\1_mpr_n\d_anon_111_t88_(masked_gfc_fseg|gfc)\.(hdr|img)")
 START, COUNT = 0.48, 32  # slices: 32 of 1 mm, from this share of the labelled height upwards (inferred, see README)
 
 
 def is_disc(path):
-    """True for a folder with discN/ trees, scans or tar.gz files in it, and for a tar.gz file itself."""
-    if path.is_file():
-        return path.name.endswith((".tar.gz", ".tgz", ".tar"))
-    return bool(archives_in(path)) or any(path.glob("disc*/OAS1_*")) or any(path.glob("OAS1_*"))
+    """True for a folder with discN/ trees, scans or tar.gz files in it."""
+    return bool(archives_in(path)) or any(path.glob("**/OAS1_*"))
 
 
 def archives_in(path):
-    """The tar.gz files that a path is or holds."""
-    return [path] if path.is_file() else sorted([*path.glob("*.tar.gz"), *path.glob("*.tgz")])
+    """The tar archives that a path is or holds."""
+    return sorted(file for file in ([path] if path.is_file() else path.iterdir())
+                  if file.name.endswith((".tar.gz", ".tgz", ".tar")) and not file.name.startswith("."))
 
 
 def load(path, size=None, limit=None, seed=0):
     """Read discs, 32 slices a scan, repeat scans under their subject, split by subject 85 / 10 / 5 %."""
     made, incomplete = {}, set()
     for source in [*archives_in(path), *([path] if path.is_dir() else [])]:
-        for scan, subject, parts in scans(source, incomplete):
-            made.setdefault(subject, {})[scan] = slices_of(parts)
+        found = scans(source, incomplete)
+        while group := list(islice(found, os.cpu_count())):  # few at a time: a scan is 25 MB
+            for (scan, subject, _), slices in zip(group, in_parallel(lambda scan: slices_of(scan[2]), group)):
+                made.setdefault(subject, {})[scan] = slices
+    incomplete.difference_update(*made.values())
     if not made:
         lacking = f"; incomplete: {', '.join(sorted(incomplete)[:5])}" if incomplete else ""
         raise DataError(f"{path.name} holds no scan with PROCESSED/MPRAGE/T88_111/*_t88_gfc and FSL_SEG/*_fseg, each "
                         f".hdr with .img{lacking}. Give an OASIS-1 disc.")
     left_out = f"; incomplete, left out: {', '.join(sorted(incomplete))}" if incomplete else ""
     task = Task("OASIS-1 slices from discs", TISSUES, f"{path.name}, {sum(map(len, made.values()))} scans{left_out}")
-    joined = {subject: tuple(np.concatenate(arrays) for arrays in zip(*(found[scan] for scan in sorted(found))))
-              for subject, found in made.items()}
+    joined = {subject: tuple(np.concatenate(arrays) for arrays in zip(*(own[scan] for scan in sorted(own))))
+              for subject, own in made.items()}
     return split_dataset(joined, task, size, limit, seed, shares=(0.1, 0.05))
 
 
@@ -86,10 +90,12 @@ def scan_files(source):
             if match := SCAN.fullmatch(file.relative_to(source).as_posix()):
                 yield match, file.read_bytes()
         return
+    sizes = {}
     try:
         with tarfile.open(source, "r|*") as archive:
             for member in archive:
-                check_archive(source, {member.name: member.size})
+                sizes[member.name] = member.size
+                check_archive(source, sizes)
                 match = SCAN.fullmatch(member.name)
                 if match and member.isfile():
                     yield match, archive.extractfile(member).read()
@@ -126,6 +132,8 @@ def fetch(discs, folder, accept_terms=False, address=ADDRESS, md5=MD5):
     if not accept_terms:
         raise DataError("The discs are fetched only when these terms are accepted: set accept_terms to True if you do.")
     folder = Path(folder)
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; give the folder that the discs shall go to.")
     folder.mkdir(parents=True, exist_ok=True)
     for disc in discs:
         file = folder / address.format(disc).rsplit("/", 1)[1]
@@ -156,7 +164,7 @@ def download(url, part):
                     stream.write(chunk)
                     bar.update(len(chunk))
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to fetch
+        if error.code == 416 and error.headers.get("Content-Range", "") == f"bytes */{have}":  # nothing is left
             return
         raise DataError(f"{url} answered {error.code} {error.reason}. Is the disc's number right? "
                         "Try again later.") from error

@@ -11,7 +11,7 @@ from PIL import Image
 
 from helpers.data import DataError
 
-LARGEST = 64 * 1024**3  # bytes: no data set here is near it, so an archive that claims more is broken or hostile
+LARGEST, LARGEST_FILE = 64 * 1024**3, 2 * 1024**3  # bytes: far above any data set here, and any file in one
 
 
 class UnreadableError(DataError):
@@ -60,7 +60,7 @@ def check_archive(path, sizes):
     if climbing:
         raise DataError(f"{path.name} holds {climbing[0]}, a name that leads out of the archive. No data set here has "
                         "such names: do not use this file, get it from its source.")
-    if sum(sizes.values()) > LARGEST:
+    if sum(sizes.values()) > LARGEST or max(sizes.values(), default=0) > LARGEST_FILE:
         raise DataError(f"{path.name} would unpack to {sum(sizes.values()) / 1024**3:.0f} GB, far more than any data "
                         "set here. Get it from its source.")
 

@@ -29,7 +29,7 @@ def load(path=None, size=None, limit=None, seed=0):
         slices = dict(zip(keys, in_parallel(lambda key: read_pair(files, *pairs[key], size), keys)))
         damaged += [found for found in slices.values() if isinstance(found, UnreadableError)]
         read[name] = [(key, found) for key, found in slices.items() if not isinstance(found, UnreadableError)]
-    left_out = f"; {len(damaged)} damaged slices left out: {' '.join(map(str, damaged[:5]))}" if damaged else ""
+    left_out = f"; {len(damaged)} damaged slices left out: {' '.join(map(str, damaged))}" if damaged else ""
     task = Task("LGG brain tumours (MR)", LABELS, f"{files.path.name}, split by patient{left_out}")
     return Dataset(*(make_split(name, whole, task) for name, whole in read.items()))
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -21,10 +22,12 @@ def load(path=None, size=None, limit=None, seed=0):
     if path is None:
         raise DataError("The OASIS slices have to be on this machine: give their path, a folder or the zip "
                         "keras_png_slices_data.zip. The README says where to get them.")
-    if discs.is_disc(path):
+    if path.is_file() and discs.archives_in(path):
         return discs.load(path, size, limit, seed)
     files = Files(path)
     missing = [f for f in folder_names() if not any(PurePosixPath(d).name == f for d in files.folders())]
+    if len(missing) == len(folder_names()) and discs.is_disc(path):
+        return discs.load(path, size, limit, seed)
     if missing:
         found = ", ".join(f"{folder}/ ({n} files)" for folder, n in list(files.folders().items())[:8])
         raise DataError(f"{files.path.name} lacks {', '.join(missing)}. Found: {found or 'nothing'}. "
@@ -41,10 +44,11 @@ def folder_names():
 
 
 def compare_with_reference(files):
-    """Whether all slices are the course's own, and a sentence: identical, a subset, or which cases have other bytes."""
+    """Whether all slices are the course's own, and a sentence: identical, a subset, or what differs."""
     reference = json.loads(REFERENCE.read_text())
     folders = {folder: numbered(files, folder, "seg" if "_seg_" in folder else "case") for folder in folder_names()}
-    keys = [(folder, case) for folder, found in folders.items() for case in sorted({case for case, _ in found})]
+    counts = Counter((folder, case) for folder, found in folders.items() for case, _ in found)
+    keys = list(counts)
 
     def digest(key):
         folder, case = key
@@ -54,12 +58,17 @@ def compare_with_reference(files):
 
     found = dict(zip(keys, in_parallel(digest, keys)))
     known = {(folder, int(case)): value for folder, cases in reference.items() for case, value in cases.items()}
-    other = {key[1] for key, value in found.items() if known.get(key) != value}
+    findings = {"cases that the reference copy does not have": {key[1] for key in found.keys() - known.keys()},
+                "incomplete cases, which cannot be compared": {key[1] for key in keys if counts[key] < 32}}
+    seen = set().union(*findings.values())
+    findings["same names, other bytes in cases"] = {
+        key[1] for key, value in found.items() if known.get(key) != value} - seen
+    other = "; ".join(f"{words} {spans(cases)}" for words, cases in findings.items() if cases)
     if not other and found.keys() == known.keys():
         return True, "identical to the reference copy of the course's slices"
     if not other:
         return True, f"a subset of the reference copy: cases {spans(case for _, case in found)}"
-    return False, f"not the course's slices, other bytes in {len(other)} cases: {spans(other)}"
+    return False, f"not the course's slices: {other}"
 
 
 def spans(numbers):

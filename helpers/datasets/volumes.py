@@ -13,6 +13,8 @@ from helpers.datasets.files import in_parallel
 
 FRAME = 256  # pixels of 1 mm
 SPACING = 2.0  # mm between slices
+FEWEST = 100  # labelled voxels
+LARGEST = 1024  # voxels or mm along an axis
 NAME = re.compile(r"(.+?)(_seg)?(\.nii\.gz|\.nii|\.hdr)")
 
 
@@ -65,11 +67,15 @@ def read_volume(file):
 
 
 def squeezed(image, name):
-    """The image with its data read and three axes."""
+    """The image with its data read and three axes; DataError on sizes that no head has."""
+    millimetres = np.array(image.header.get_zooms()[:3]) * image.shape[:3]
+    if max(image.shape) > LARGEST or not np.all((millimetres > 10) & (millimetres < LARGEST)):
+        raise DataError(f"{name} is {' x '.join(f'{mm:g}' for mm in millimetres)} mm large, {image.shape} voxels, which is "
+                        "no head. Is its header damaged?")
     array = np.squeeze(np.asanyarray(image.dataobj))
     if array.ndim != 3:
         raise DataError(f"{name} has {image.ndim} axes {image.shape}; expected a volume with three.")
-    return nib.Nifti1Image(array.astype(np.float32), image.affine)
+    return nib.Nifti1Image(np.nan_to_num(array.astype(np.float32)), image.affine)
 
 
 def check_pair(volume, labels, name, other):
@@ -81,8 +87,8 @@ def check_pair(volume, labels, name, other):
     if len(strange):
         raise DataError(f"{other} has the labels {', '.join(f'{v:g}' for v in strange[:8])}; expected 0 background, "
                         "1 CSF, 2 grey matter, 3 white matter.")
-    if not np.any(labels.dataobj):
-        raise DataError(f"{other} labels no tissue at all.")
+    if np.count_nonzero(labels.dataobj) < FEWEST:
+        raise DataError(f"{other} labels {np.count_nonzero(labels.dataobj)} voxels as tissue; a brain has many more.")
 
 
 def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING):
@@ -95,6 +101,8 @@ def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING):
     labels = resample_from_to(labels, volume, order=0)
     greys, labels = np.asarray(volume.dataobj), np.asarray(labels.dataobj).round().astype(np.uint8)
     heights = np.flatnonzero(labels.any((0, 1)))
+    if not len(heights):
+        raise DataError(f"A label volume has no tissue on slices {spacing} mm apart: it labels next to nothing.")
     first = heights[0] + round(start * (heights[-1] - heights[0]))
     chosen = range(first, heights[-1] + 1)[:count]
     top = np.percentile(greys[greys > 0], 99.9) if (greys > 0).any() else 1
