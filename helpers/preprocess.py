@@ -6,6 +6,7 @@ from helpers.backend import keras
 
 ops = keras.ops
 FLIP = 0.5  # chance of a mirror image
+MOVED = 0.7  # chance of rotation, scale and shift; the others stay as sharp as test images are
 ROTATION = 10  # degrees, standard deviation
 ZOOM = 0.08  # of the size, standard deviation
 SHIFT = 0.03  # of the frame, standard deviation
@@ -55,14 +56,15 @@ def random_moves(n, height, width, rng):
 
     The eight numbers are those of `keras.ops.image.affine_transform`: x' = a0 x + a1 y + a2, y' = b0 x + b1 y + b2.
     """
-    angle = np.deg2rad(rng.normal(0, ROTATION, n))
-    zoom = np.exp(rng.normal(0, ZOOM, n))
+    moved = rng.random(n) < MOVED
+    angle = np.deg2rad(rng.normal(0, ROTATION, n)) * moved
+    zoom = np.exp(rng.normal(0, ZOOM, n) * moved)
     flip = np.where(rng.random(n) < FLIP, -1, 1)  # up-down: left and right of a brain lying sideways
     a0, a1 = np.cos(angle) * zoom, -np.sin(angle) * zoom * flip
     b0, b1 = np.sin(angle) * zoom, np.cos(angle) * zoom * flip
     x, y = (width - 1) / 2, (height - 1) / 2  # turn about the middle
-    a2 = x - a0 * x - a1 * y + rng.normal(0, SHIFT * width, n)
-    b2 = y - b0 * x - b1 * y + rng.normal(0, SHIFT * height, n)
+    a2 = x - a0 * x - a1 * y + rng.normal(0, SHIFT * width, n) * moved
+    b2 = y - b0 * x - b1 * y + rng.normal(0, SHIFT * height, n) * moved
     return np.stack([a0, a1, a2, b0, b1, b2, np.zeros(n), np.zeros(n)], axis=1).astype("float32")
 
 
@@ -79,7 +81,8 @@ def change_greys(images, rng):
     """Give every image (n, H, W, C) its own gain, gamma and noise."""
     each = (len(images), 1, 1, 1)
     gain, gamma = np.exp(rng.normal(0, GAIN, each)), np.exp(rng.normal(0, GAMMA, each))
-    table = 255 * gain * (np.arange(256) / 255) ** gamma  # (n, 1, 1, 256): 256 powers instead of one per pixel
+    top = np.maximum(images.max(axis=(1, 2, 3), keepdims=True), 1)  # gamma against 255 would swallow faint images
+    table = top * gain * (np.arange(256) / top) ** gamma  # (n, 1, 1, 256): 256 powers instead of one per pixel
     changed = np.stack([t.ravel()[image] for t, image in zip(table, images)])
     strength = rng.uniform(0, NOISE, each) * images.std(axis=(1, 2, 3), keepdims=True)
     noise = rng.standard_normal(images.shape, "float32") * strength.astype("float32")
