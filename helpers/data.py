@@ -182,11 +182,26 @@ def evenly(n, limit):
 
 
 def resize(image, size, is_label=False):
-    """Resize one uint8 image (H, W) or (H, W, C) to size x size: nearest for labels, area-aware bilinear for greys."""
+    """Resize one uint8 image (H, W) or (H, W, C) to size x size: nearest for labels, area-aware bilinear for greys.
+
+    Halving a picture, nearest neighbour takes the pixel right below the middle of four, half a pixel off the mean of
+    the four; a mirrored mask would be off the other way. So greys are averaged around the pixel that nearest takes.
+    """
     if size is None or image.shape[:2] == (size, size):
         return image
-    how = Image.Resampling.NEAREST if is_label else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(image).resize((size, size), how))
+    if is_label:
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST))
+    height, width = image.shape[:2]
+    down, right = nearest_offset(height, size), nearest_offset(width, size)
+    padded = Image.fromarray(np.pad(image, [(1, 1), (1, 1), (0, 0)][:image.ndim], mode="edge"))
+    box = (1 + right, 1 + down, 1 + right + width, 1 + down + height)
+    return np.asarray(padded.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def nearest_offset(n, size):
+    """How far, in pixels of `n`, nearest neighbour's pixels lie past the middle of those of `size`, on average."""
+    middle = (np.arange(size) + 0.5) * n / size
+    return float(np.mean(np.floor(middle) + 0.5 - middle))
 
 
 def split_subjects(subjects, seed, looks=None, shares=(0.1, 0.2)):

@@ -220,8 +220,8 @@ class Progress(keras.callbacks.Callback):
         logs["seconds"] = round(time.time() - self.epoch_began, 2)
         dice = "  ".join(f"{name} {logs[f'val_dice {name}']:.3f}" for name in self.label_names)
         self.status.say("")
-        print(f"epoch {epoch + 1:3d}/{self.epochs}  loss {logs['loss']:.3f}  validation loss {logs['val_loss']:.3f}  "
-              f"validation Dice: {dice}  {logs['seconds']:.0f} s", flush=True)
+        print(f"{epoch + 1:3d}/{self.epochs}  loss {logs['loss']:.3f}  validation: loss {logs['val_loss']:.3f}  "
+              f"Dice {dice}  {logs['seconds']:.0f} s", flush=True)
 
     def on_train_end(self, logs=None):
         """Say how long it all took."""

@@ -68,6 +68,15 @@ def test_resize_keeps_labels_and_averages_greys():
     assert data.resize(label, None) is label
 
 
+@pytest.mark.parametrize("side", [64, 80, 96, 128])
+def test_image_and_mask_are_resized_to_the_same_place(side):
+    disc = (np.hypot(*(np.indices((side, side)) - side / 2.3)) < side / 5).astype(np.uint8)
+    grey, label = data.resize(disc * 200, 32) / 200, data.resize(disc, 32, is_label=True)
+    where = [np.array([(axis * picture).sum() / picture.sum() for axis in np.indices((32, 32))])
+             for picture in (grey, label)]
+    assert np.abs(where[0] - where[1]).max() < 0.06  # of a pixel, between the centres of mass
+
+
 def toy_set(grey=0):
     made = Dataset(split("train", ["a", "b"]), split("validation", ["c"]), split("test", ["d"]))
     made.train.images[:] = grey
