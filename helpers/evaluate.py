@@ -93,6 +93,7 @@ def score(split, guesses):
     counts = {part: pd.DataFrame(counts[:, k], columns=names) for k, part in enumerate(("both", "truth", "guess"))}
 
     def table(rows):
+        """Dice of each row of counts, one column a label."""
         return pd.DataFrame(dice_of_counts(*rows.values()), next(iter(rows.values())).index, names)
 
     images = table(counts)

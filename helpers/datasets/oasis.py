@@ -51,6 +51,7 @@ def compare_with_reference(files):
     keys = list(counts)
 
     def digest(key):
+        """Eight digits of one case's files in one folder, as the reference has them."""
         folder, case = key
         names = [folders[folder][number] for number in sorted(folders[folder]) if number[0] == case]
         hashes = "".join(hashlib.sha256(files.read(name)).hexdigest() for name in names)
@@ -92,6 +93,7 @@ def read_split(files, split, size=None, limit=None, task=None):
     images, labels = np.empty((len(pairs), *side, 1), np.uint8), np.empty((len(pairs), *side), np.uint8)
 
     def fill(index):
+        """Read one pair into its place."""
         _, image, mask = pairs[index]
         images[index, ..., 0] = resize(read_slice(files, image, shape), size)
         labels[index] = resize(to_labels(read_slice(files, mask, shape), mask, files), size, is_label=True)
