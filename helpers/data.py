@@ -149,8 +149,11 @@ def load(name, path=None, size=None, limit=None, seed=0):
 def state_of(path):
     """What changes when the files at a path do: name, size and time of each; and when the code that reads them does."""
     code = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("datasets/*.[pj]*")) + [Path(__file__)]]
-    files = [] if path is None else [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    files = [] if path is None else [path.resolve()]
+    if path is not None and path.is_dir():
+        files = sorted(os.path.join(folder, name) for folder, _, inside in os.walk(files[0]) for name in inside)
+    stats = [(str(file), stat.st_size, stat.st_mtime_ns)
+             for file, stat in ((file, os.stat(file)) for file in files if os.path.isfile(file))]
     return hashlib.sha256(repr(stats).encode() + b"".join(code)).hexdigest()
 
 

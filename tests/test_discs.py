@@ -174,6 +174,7 @@ def test_full_disk_and_wrong_address(served, tmp_path, monkeypatch):
 def test_disc_slices_lie_like_the_real_pair(disc, real_data):
     from helpers.datasets import oasis
 
-    made, real = data.load("oasis", disc).train, oasis.read_split(real_data / "oasis_sample", "train")
+    files = oasis.Files(real_data / "oasis_sample")
+    made, real = data.load("oasis", disc).train, oasis.read_split(files, "train", oasis.find_slices(files))
     ours, theirs = (np.argwhere(split.labels[0] > 0) for split in (made, real))
     assert np.abs(ours.min(0) - theirs.min(0)).max() <= 3 and np.abs(ours.max(0) - theirs.max(0)).max() <= 3

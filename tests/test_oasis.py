@@ -155,8 +155,8 @@ def test_same_slice_twice(course):
 def reference_of(course):
     files = oasis.Files(course)
     found = {}
-    for folder in oasis.folder_names():
-        for case, number in sorted(oasis.numbered(files, folder, "seg" if "_seg_" in folder else "case")):
+    for folder, slices in oasis.find_slices(files).items():
+        for case, number in sorted(slices):
             found.setdefault(folder, {}).setdefault(f"{case:03d}", []).append(number)
     digests = {}
     for folder, cases in found.items():
@@ -167,6 +167,11 @@ def reference_of(course):
     return digests
 
 
+def compare(course):
+    files = oasis.Files(course)
+    return oasis.compare_with_reference(files, oasis.find_slices(files))
+
+
 def test_is_this_the_real_thing(course, tmp_path, monkeypatch):
     for kind in ("case", "seg"):  # 32 slices a case, as in the real set
         for file in list(course.rglob(f"{kind}_*_slice_0.nii.png")):
@@ -175,22 +180,20 @@ def test_is_this_the_real_thing(course, tmp_path, monkeypatch):
     assert "slices: same names, other bytes in cases 1-2, 402, 441" in load("oasis", course).task.origin
     (tmp_path / "reference.json").write_text(json.dumps(reference_of(course)))
     monkeypatch.setattr(oasis, "REFERENCE", tmp_path / "reference.json")
-    assert oasis.compare_with_reference(oasis.Files(course)) == (
-        True, "identical to the reference copy of the course's slices")
+    assert compare(course) == (True, "identical to the reference copy of the course's slices")
     for file in course.glob("*_train/*_002_*"):
         file.unlink()
-    assert oasis.compare_with_reference(oasis.Files(course)) == (
-        True, "a subset of the reference copy: cases 1, 402, 441")
+    assert compare(course) == (True, "a subset of the reference copy: cases 1, 402, 441")
     file = course / "keras_png_slices_test" / "case_441_slice_2.nii.png"
     Image.open(file).save(file, compress_level=0)  # same pixels, other bytes
-    genuine, finding = oasis.compare_with_reference(oasis.Files(course))
+    genuine, finding = compare(course)
     assert not genuine and finding == "not the course's slices: same names, other bytes in cases 441"
     write_course(course / "more", {"train": (999,)}, range(32))
-    _, finding = oasis.compare_with_reference(oasis.Files(course))
+    _, finding = compare(course)
     assert "cases that the reference copy does not have 999;" in finding
     shutil.rmtree(course / "more")
     file.unlink()
-    genuine, finding = oasis.compare_with_reference(oasis.Files(course))
+    genuine, finding = compare(course)
     assert not genuine and finding == "not the course's slices: incomplete cases, which cannot be compared 441"
 
 
@@ -229,7 +232,8 @@ def test_absurd_archive(tmp_path):
 
 
 def test_real_pair(real_data):
-    split = oasis.read_split(real_data / "oasis_sample", "train")
+    files = oasis.Files(real_data / "oasis_sample")
+    split = oasis.read_split(files, "train", oasis.find_slices(files))
     assert split.images.shape == (1, 256, 256, 1) and split.subjects.tolist() == ["case_001"]
     greys = [split.images[..., 0][split.labels == label].mean() for label in range(4)]
     assert np.allclose(greys, [15.6, 35.2, 77.3, 115.1], atol=0.05)  # read independently with Pillow

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from helpers.data import TISSUES, DataError, Task, split_dataset
-from helpers.datasets.files import check_archive, in_parallel
+from helpers.datasets.files import TAR, check_archive, in_parallel
 from helpers.datasets.volumes import check_pair, squeezed, to_slices
 
 ADDRESS = "https://download.nrg.wustl.edu/data/oasis_cross-sectional_disc{}.tar.gz"
@@ -39,7 +39,7 @@ def is_disc(path):
 def archives_in(path):
     """The tar archives that a path is or holds."""
     return sorted(file for file in ([path] if path.is_file() else path.iterdir())
-                  if file.name.endswith((".tar.gz", ".tgz", ".tar")) and not file.name.startswith("."))
+                  if file.name.endswith(TAR) and not file.name.startswith("."))
 
 
 def load(path, size=None, limit=None, seed=0):

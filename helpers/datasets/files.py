@@ -1,5 +1,6 @@
 """Reading files from a folder or straight from a zip, with errors that name the file."""
 
+import hashlib
 import io
 import os
 import zipfile
@@ -11,6 +12,7 @@ from PIL import Image
 
 from helpers.data import DataError
 
+TAR = (".tar.gz", ".tgz", ".tar")  # endings
 LARGEST, LARGEST_FILE = 64 * 1024**3, 2 * 1024**3  # bytes: far above any data set here, and any file in one
 
 
@@ -22,10 +24,11 @@ class Files:
     """The files below a folder or inside a zip: `names` (relative, sorted, without macOS litter) and `read`."""
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path, self.digests = Path(path), {}
         if self.path.is_dir():
             self.zip = None
-            names = [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
+            names = [f"{folder}/{name}"[len(str(self.path)) + 1:].replace(os.sep, "/")
+                     for folder, _, inside in os.walk(self.path) for name in inside]
         else:
             try:
                 self.zip = zipfile.ZipFile(self.path)
@@ -40,18 +43,25 @@ class Files:
     def read(self, name):
         """Bytes of one file."""
         try:
-            return self.zip.read(name) if self.zip else (self.path / name).read_bytes()
+            content = self.zip.read(name) if self.zip else (self.path / name).read_bytes()
         except (OSError, zipfile.BadZipFile, zipfile.zlib.error, EOFError, RuntimeError) as error:
             raise UnreadableError(f"{name} in {self.path.name} cannot be read ({error}). "
                                   "Copy or download it again.") from error
+        self.digests[name] = hashlib.sha256(content).hexdigest()
+        return content
+
+    def digest(self, name):
+        """SHA-256 of one file, which is read only if it has not been yet."""
+        if name not in self.digests:
+            self.read(name)
+        return self.digests[name]
 
     def folders(self):
-        """How many files lie directly in each folder, by the folder's path."""
-        counts = {}
+        """The files that lie directly in each folder, {folder's path: files' paths}."""
+        inside = {}
         for name in self.names:
-            folder = str(PurePosixPath(name).parent)
-            counts[folder] = counts.get(folder, 0) + 1
-        return counts
+            inside.setdefault(name.rpartition("/")[0], []).append(name)
+        return inside
 
 
 def check_archive(path, sizes):
@@ -67,7 +77,7 @@ def check_archive(path, sizes):
 
 def is_litter(name):
     """True for what macOS and Windows leave in archives: __MACOSX, ._ files, .DS_Store and the like."""
-    parts = PurePosixPath(name).parts
+    parts = name.split("/")
     return any(p == "__MACOSX" or p.startswith(".") for p in parts) or parts[-1] in ("Thumbs.db", "desktop.ini")
 
 
@@ -95,6 +105,9 @@ def check_paired(images, masks, where):
 
 
 def in_parallel(function, things):
-    """Results of `function` over `things`, in order, on all cores."""
+    """Results of `function` over `things`, in order, on all cores, a run of things at a time: a slice is soon read."""
+    things = list(things)
+    step = -(-len(things) // (4 * os.cpu_count())) or 1
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(function, things))
+        parts = pool.map(lambda at: [function(thing) for thing in things[at:at + step]], range(0, len(things), step))
+        return [result for part in parts for result in part]

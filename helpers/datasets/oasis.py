@@ -1,16 +1,16 @@
 """OASIS slices: the course's six folders of PNG files, unpacked or still in their zip, or OASIS-1 discs."""
 
 import hashlib
+import importlib
 import json
 import re
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from helpers.data import TISSUES, DataError, Dataset, Split, Task, evenly, resize
-from helpers.datasets import discs
-from helpers.datasets.files import Files, check_paired, in_parallel, read_picture
+from helpers.datasets.files import TAR, Files, check_paired, in_parallel, read_picture
 
 FOLDERS = {"train": "train", "validation": "validate", "test": "test"}  # split -> word in the folder's name
 REFERENCE = Path(__file__).with_name("oasis_reference.json")  # folder -> case -> digest of its 32 files
@@ -22,20 +22,27 @@ def load(path=None, size=None, limit=None, seed=0):
     if path is None:
         raise DataError("The OASIS slices have to be on this machine: give their path, a folder or the zip "
                         "keras_png_slices_data.zip. The README says where to get them.")
-    if path.is_file() and discs.archives_in(path):
-        return discs.load(path, size, limit, seed)
+    if path.name.endswith(TAR):
+        return discs().load(path, size, limit, seed)
     files = Files(path)
-    missing = [f for f in folder_names() if not any(PurePosixPath(d).name == f for d in files.folders())]
-    if len(missing) == len(folder_names()) and discs.is_disc(path):
-        return discs.load(path, size, limit, seed)
+    folders = {PurePosixPath(folder).name for folder in files.folders()}
+    missing = [name for name in folder_names() if name not in folders]
+    if len(missing) == len(folder_names()) and path.is_dir() and discs().is_disc(path):
+        return discs().load(path, size, limit, seed)
     if missing:
-        found = ", ".join(f"{folder}/ ({n} files)" for folder, n in list(files.folders().items())[:8])
+        found = ", ".join(f"{folder}/ ({len(names)} files)" for folder, names in list(files.folders().items())[:8])
         raise DataError(f"{files.path.name} lacks {', '.join(missing)}. Found: {found or 'nothing'}. "
                         "Give the folder or zip that holds all six keras_png_slices folders.")
-    genuine, finding = compare_with_reference(files)
-    task = Task("OASIS brain slices" if genuine else f"{files.path.name} (OASIS layout)", TISSUES,
-                f"{files.path.name}: {finding}")
-    return Dataset(*(read_split(files, split, size, limit, task) for split in FOLDERS))
+    slices = find_slices(files)
+    splits = [read_split(files, split, slices, size, limit) for split in FOLDERS]
+    genuine, finding = compare_with_reference(files, slices)
+    task = Task("OASIS brain slices" if genuine else splits[0].task.title, TISSUES, f"{files.path.name}: {finding}")
+    return Dataset(*(replace(split, task=task) for split in splits))
+
+
+def discs():
+    """The module for OASIS-1 discs, imported when needed: nibabel and scipy take longer than many slices."""
+    return importlib.import_module("helpers.datasets.discs")
 
 
 def folder_names():
@@ -43,25 +50,25 @@ def folder_names():
     return [f"keras_png_slices_{kind}{word}" for word in FOLDERS.values() for kind in ("", "seg_")]
 
 
-def compare_with_reference(files):
+def compare_with_reference(files, slices):
     """Whether all slices are the course's own, and a sentence: identical, a subset, or what differs."""
     reference = json.loads(REFERENCE.read_text())
-    folders = {folder: numbered(files, folder, "seg" if "_seg_" in folder else "case") for folder in folder_names()}
-    counts = Counter((folder, case) for folder, found in folders.items() for case, _ in found)
-    keys = list(counts)
+    cases = {}
+    for folder, names in slices.items():
+        for case, number in sorted(names):
+            cases.setdefault((folder, case), []).append(names[case, number])
 
-    def digest(key):
+    def digest(names):
         """Eight digits of one case's files in one folder, as the reference has them."""
-        folder, case = key
-        names = [folders[folder][number] for number in sorted(folders[folder]) if number[0] == case]
-        hashes = "".join(hashlib.sha256(files.read(name)).hexdigest() for name in names)
-        return hashlib.sha256(hashes.encode()).hexdigest()[:8]
+        return hashlib.sha256("".join(map(files.digest, names)).encode()).hexdigest()[:8]
 
-    found = dict(zip(keys, in_parallel(digest, keys)))
+    found = dict(zip(cases, in_parallel(digest, cases.values())))
     known = {(folder, int(case)): value for folder, cases in reference.items() for case, value in cases.items()}
-    findings = {"cases that the reference copy does not have": {key[1] for key in found.keys() - known.keys()},
-                "incomplete cases, which cannot be compared": {key[1] for key in keys if counts[key] < 32}}
-    seen = set().union(*findings.values())
+    unknown = {case for _, case in found.keys() - known.keys()}
+    incomplete = {case for (_, case), names in cases.items() if len(names) < 32}
+    findings = {"cases that the reference copy does not have": unknown,
+                "incomplete cases, which cannot be compared": incomplete}
+    seen = unknown | incomplete
     findings["same names, other bytes in cases"] = {
         key[1] for key, value in found.items() if known.get(key) != value} - seen
     other = "; ".join(f"{words} {spans(cases)}" for words, cases in findings.items() if cases)
@@ -83,10 +90,9 @@ def spans(numbers):
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def read_split(files, split, size=None, limit=None, task=None):
-    """Read one split, in anatomical order, each slice kept with its subject. `files` is a path or Files."""
-    files = files if isinstance(files, Files) else Files(files)
-    pairs = find_pairs(files, split)
+def read_split(files, split, slices, size=None, limit=None):
+    """Read one split, in anatomical order, each slice kept with its subject."""
+    pairs = find_pairs(files, split, slices)
     pairs = [pairs[i] for i in evenly(len(pairs), limit)]
     shape = read_picture(files, pairs[0][1]).shape
     side = (size, size) if size else shape
@@ -99,14 +105,13 @@ def read_split(files, split, size=None, limit=None, task=None):
         labels[index] = resize(to_labels(read_slice(files, mask, shape), mask, files), size, is_label=True)
 
     in_parallel(fill, range(len(pairs)))
-    task = task or Task(f"{files.path.name} (OASIS layout)", TISSUES, files.path.name)
+    task = Task(f"{files.path.name} (OASIS layout)", TISSUES, files.path.name)
     return Split(split, images, labels, np.array([f"case_{case:03d}" for (case, _), _, _ in pairs]), task)
 
 
-def find_pairs(files, split):
+def find_pairs(files, split, slices):
     """((case, slice), image file, mask file) of every slice of a split, by number, never by sort order."""
-    images, masks = (numbered(files, f"keras_png_slices_{kind}{FOLDERS[split]}", word)
-                     for kind, word in (("", "case"), ("seg_", "seg")))
+    images, masks = (slices[f"keras_png_slices_{kind}{FOLDERS[split]}"] for kind in ("", "seg_"))
     check_paired(images, masks, f"{split} in {files.path.name}")
     if not images:
         raise DataError(f"No file in keras_png_slices_{FOLDERS[split]} of {files.path.name} is named like "
@@ -114,18 +119,20 @@ def find_pairs(files, split):
     return [(key, images[key], masks[key]) for key in sorted(images)]
 
 
-def numbered(files, folder, word):
-    """File of every (case, slice) in a folder; DataError where two claim the same."""
-    found = {}
-    for name in files.names:
-        match = NAME.fullmatch(PurePosixPath(name).name)
-        if PurePosixPath(name).parent.name == folder and match and match[1].lower() == word:
-            key = int(match[2]), int(match[3])
-            if key in found:
-                raise DataError(f"{files.path.name} holds {PurePosixPath(name).name} twice: {found[key]} and {name}. "
-                                "Remove one of them.")
-            found[key] = name
-    return found
+def find_slices(files):
+    """{folder: {(case, slice): file}} of the six folders, wherever they lie; DataError where two claim the same."""
+    slices = {folder: {} for folder in folder_names()}
+    for path, names in files.folders().items():
+        folder = path.rpartition("/")[2]
+        for name in names if folder in slices else ():
+            match = NAME.fullmatch(name.rpartition("/")[2])
+            if match and match[1].lower() == ("seg" if "_seg_" in folder else "case"):
+                key = int(match[2]), int(match[3])
+                if key in slices[folder]:
+                    raise DataError(f"{files.path.name} holds {name.rpartition('/')[2]} twice: {slices[folder][key]} "
+                                    f"and {name}. Remove one of them.")
+                slices[folder][key] = name
+    return slices
 
 
 def read_slice(files, name, shape):
@@ -142,7 +149,7 @@ def to_labels(mask, name, files):
     table = np.full(256, 255, np.uint8)
     for label, tissue in enumerate(TISSUES):
         table[tissue.grey] = label
-    labels = table[mask]
+    labels = table.take(mask)  # three times as fast as table[mask]
     if labels.max() == 255:
         strange = np.unique(mask[labels == 255]).tolist()
         raise DataError(f"{name} in {files.path.name} has the greys {strange[:8]}; a mask has only "

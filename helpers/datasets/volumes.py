@@ -70,8 +70,8 @@ def squeezed(image, name):
     """The image with its data read and three axes; DataError on sizes that no head has."""
     millimetres = np.array(image.header.get_zooms()[:3]) * image.shape[:3]
     if max(image.shape) > LARGEST or not np.all((millimetres > 10) & (millimetres < LARGEST)):
-        raise DataError(f"{name} is {' x '.join(f'{mm:g}' for mm in millimetres)} mm large, {image.shape} voxels, which is "
-                        "no head. Is its header damaged?")
+        size = " x ".join(f"{mm:g}" for mm in millimetres)
+        raise DataError(f"{name} is {size} mm large, {image.shape} voxels, which is no head. Is its header damaged?")
     array = np.squeeze(np.asanyarray(image.dataobj))
     if array.ndim != 3:
         raise DataError(f"{name} has {image.ndim} axes {image.shape}; expected a volume with three.")
