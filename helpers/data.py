@@ -41,11 +41,16 @@ TISSUES = (
 
 @dataclass(frozen=True)
 class Task:
-    """What a data set asks for: its title in every table and figure, its labels, where it came from."""
+    """What a data set asks for: its title in every table and figure, its labels, where it came from.
+
+    `mirrors` are the axes of (N, H, W) along which a mirror image is as natural as the picture itself: 1 swaps the
+    left and right of a brain that lies sideways, 2 of a head that stands upright; cells have both.
+    """
 
     title: str
     labels: tuple[Label, ...]
     origin: str
+    mirrors: tuple[int, ...] = (1,)
 
 
 @dataclass(frozen=True)
@@ -264,13 +269,13 @@ def cached(key, make):
 def to_arrays(dataset):
     """A Dataset as named arrays, for `numpy.savez`."""
     task = dataset.task
-    task = json.dumps([task.title, [astuple(label) for label in task.labels], task.origin])
+    task = json.dumps([task.title, [astuple(label) for label in task.labels], task.origin, task.mirrors])
     return {"task": task} | {f"{s.name} {part}": getattr(s, part) for s in dataset.splits for part in PARTS}
 
 
 def from_arrays(arrays):
     """The Dataset that `to_arrays` took apart."""
-    title, labels, origin = json.loads(str(arrays["task"]))
-    task = Task(title, tuple(Label(*label) for label in labels), origin)
+    title, labels, origin, mirrors = json.loads(str(arrays["task"]))
+    task = Task(title, tuple(Label(*label) for label in labels), origin, tuple(mirrors))
     return Dataset(*(Split(name, *(arrays[f"{name} {part}"] for part in PARTS), task)
                      for name in ("train", "validation", "test")))

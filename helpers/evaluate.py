@@ -1,52 +1,119 @@
-"""Predictions, and the hard Dice of every label: pooled, per subject and per image; then the verdict."""
+"""Predictions, and how good they are: Dice and its relatives, pooled, per subject and per image; the verdict."""
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage, stats
+
+from helpers.backend import keras
 
 NEEDED = 0.9  # the task's threshold, for every label
+CHUNK = 512  # pictures whose probabilities are in memory at once
 
 
-def predict(network, images, batch_size=32):
-    """Label of every pixel, uint8 (N, H, W): the most probable one. `images` is uint8 (N, H, W, C)."""
-    chunks = [network.predict(images[at:at + 16 * batch_size], batch_size=batch_size, verbose=0).argmax(-1)
-              for at in range(0, len(images), 16 * batch_size)]  # probabilities of all slices would not fit
-    return np.concatenate(chunks).astype(np.uint8)
+def predict(network, images, mirrors=(), batch_size=32):
+    """Label of every pixel, uint8 (N, H, W): the most probable one. `images` is uint8 (N, H, W, C).
+
+    With `mirrors`, axes of `helpers.data.Task`, mirror images are predicted too and the probabilities averaged.
+    """
+    return np.concatenate([probabilities(network, images[at:at + CHUNK], mirrors, batch_size).argmax(-1)
+                           for at in range(0, len(images), CHUNK)]).astype(np.uint8)
+
+
+def probabilities(network, images, mirrors=(), batch_size=32):
+    """Probability of every label at every pixel, float32 (N, H, W, L), averaged over mirror images along `mirrors`."""
+    ways = list(chain.from_iterable(combinations(mirrors, n) for n in range(len(mirrors) + 1)))
+    total = 0
+    for axes in ways:
+        guess = network.predict(np.flip(images, axes), batch_size=batch_size, verbose=0)
+        total = total + np.flip(guess, axes) / len(ways)
+    return total
+
+
+def uncertainty(network, images, samples=16, batch_size=32):
+    """How unsure a network is of every pixel, float32 (N, H, W), 0 to 1, and its prediction: Monte-Carlo dropout.
+
+    The network predicts `samples` times with its dropout on (Gal and Ghahramani 2016); the entropy of the mean
+    probabilities, divided by its largest value log L, is the uncertainty, their most probable label the prediction.
+    """
+    sampler = keras.Model(network.input, network(network.input, training=True))
+    unsure, guesses = [], []
+    for at in range(0, len(images), CHUNK):
+        mean = sum(probabilities(sampler, images[at:at + CHUNK], (), batch_size) for _ in range(samples)) / samples
+        unsure.append(stats.entropy(mean, axis=-1) / np.log(mean.shape[-1]))
+        guesses.append(mean.argmax(-1).astype(np.uint8))
+    return np.concatenate(unsure), np.concatenate(guesses)
 
 
 def dice(truth, guess, n_labels):
     """Hard Dice of each label (L,) over two arrays of labels: 2 |A and B| / (|A| + |B|), NaN where both are empty."""
-    return dice_of_counts(*overlap(truth, guess, n_labels))
+    return measure("Dice", confusion(truth, guess, n_labels))
 
 
-def overlap(truth, guess, n_labels):
-    """Pixels of each label in truth and guess at once, in truth, and in guess: three arrays (L,)."""
-    truth, guess = np.ravel(truth), np.ravel(guess)
-    return tuple(np.bincount(labels, minlength=n_labels) for labels in (truth[truth == guess], truth, guess))
+def confusion(truth, guess, n_labels):
+    """Pixels by label in truth (rows) and prediction (columns): (L, L)."""
+    pairs = n_labels * np.ravel(truth).astype(np.int64) + np.ravel(guess)
+    return np.bincount(pairs, minlength=n_labels**2).reshape(n_labels, n_labels)
 
 
-def dice_of_counts(both, truth, guess):
-    """Dice from pixel counts of any shape; NaN where the label is in neither."""
-    both, total = np.asarray(both, float), np.asarray(truth, float) + np.asarray(guess, float)
-    return np.divide(2 * both, total, out=np.full(total.shape, np.nan), where=total > 0)
+def measure(name, counts):
+    """One measure of each label (..., L) from confusion matrices (..., L, L); NaN where it is 0 / 0."""
+    both = np.diagonal(counts, axis1=-2, axis2=-1).astype(float)
+    truth, guess = counts.sum(-1), counts.sum(-2)
+    above, below = {"Dice": (2 * both, truth + guess), "IoU": (both, truth + guess - both),
+                    "precision": (both, guess), "recall": (both, truth), "volume error": (guess - truth, truth)}[name]
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Hard Dice per label of one split: pooled (L,), per subject and per image (tables, one column a label).
+    """What a prediction is worth: every measure follows from one confusion matrix for each image.
 
-    `baseline` is the pooled Dice of calling everything background. A label in neither truth nor prediction
-    is NaN: it is left out of means, not counted as right or wrong.
+    `confusion` is (N, L, L), truth by prediction; `subjects` (N,) says who each image is from. A label in neither
+    truth nor prediction has no Dice (NaN): it is left out of means, not counted as right or wrong.
     """
 
     title: str
-    pooled: pd.Series
-    per_subject: pd.DataFrame
-    per_image: pd.DataFrame
-    baseline: pd.Series
+    labels: list[str]
+    subjects: np.ndarray
+    confusion: np.ndarray
+
+    @cached_property
+    def by_subject(self):
+        """Names of the subjects, and a confusion matrix for each: (S,), (S, L, L)."""
+        names, whose = np.unique(self.subjects, return_inverse=True)
+        counts = np.zeros((len(names), *self.confusion.shape[1:]), np.int64)
+        np.add.at(counts, whose, self.confusion)
+        return names, counts
+
+    @cached_property
+    def pooled(self):
+        """Hard Dice of each label over the pixels of all images: the grade."""
+        return pd.Series(measure("Dice", self.confusion.sum(0)), self.labels)
+
+    @cached_property
+    def per_subject(self):
+        """Hard Dice of each subject, over all its images: one row a subject, one column a label."""
+        names, counts = self.by_subject
+        return pd.DataFrame(measure("Dice", counts), names, self.labels)
+
+    @cached_property
+    def per_image(self):
+        """Hard Dice of each image, with its subject as index."""
+        return pd.DataFrame(measure("Dice", self.confusion), pd.Index(self.subjects, name="subject"), self.labels)
+
+    @property
+    def baseline(self):
+        """Pooled Dice of calling everything background."""
+        truth = self.confusion.sum((0, 2))
+        nothing = np.zeros((len(truth), len(truth)))
+        nothing[:, 0] = truth
+        return pd.Series(measure("Dice", nothing), self.labels)
 
     @property
     def ranking(self):
@@ -76,6 +143,28 @@ class Scores:
             columns |= {f"{name} mean": scores.mean(), f"{name} SD": scores.std(), f"{name} worst": scores.min()}
         return pd.DataFrame(columns | {"all background": self.baseline})
 
+    def measures(self):
+        """One row per label: pooled Dice with its 95 % interval, IoU, precision, recall; volume error of subjects."""
+        low, high = self.interval()
+        pooled = {name: measure(name, self.confusion.sum(0)) for name in ("IoU", "precision", "recall")}
+        volume = 100 * pd.DataFrame(measure("volume error", self.by_subject[1]), columns=self.labels)
+        return pd.DataFrame({"Dice": self.pooled, "95 % from": low, "to": high, **pooled,
+                             "volume error, mean %": volume.mean(), "mean of its size, %": volume.abs().mean()})
+
+    def interval(self, seed=0):
+        """95 % bootstrap interval of the pooled Dice over subjects, two arrays (L,); NaN with fewer than 3 subjects."""
+        counts = self.by_subject[1]
+        if len(counts) < 3:
+            return np.full((2, len(self.labels)), np.nan)
+        found = stats.bootstrap((np.arange(len(counts)),), lambda drawn: measure("Dice", counts[drawn].sum(0)),
+                                vectorized=False, n_resamples=2000, method="percentile", random_state=seed)
+        return np.array(found.confidence_interval)
+
+    def confusion_table(self):
+        """Where the pixels of each label went, in per cent of the label's own: truth in rows, prediction in columns."""
+        counts = pd.DataFrame(self.confusion.sum(0), pd.Index(self.labels, name="truth"), self.labels)
+        return 100 * counts.div(counts.sum(axis=1), axis=0)
+
     def __repr__(self):
         return f"{self._caption()}\n{self.table().round(4).to_string()}"
 
@@ -83,26 +172,42 @@ class Scores:
         return f"<p><b>{self._caption()}</b></p>{self.table().round(4).to_html()}"
 
     def _caption(self):
-        return (f"{self.title}: hard Dice of {len(self.per_image)} slices of {len(self.per_subject)} subjects")
+        return f"{self.title}: hard Dice of {len(self.confusion)} slices of {len(self.per_subject)} subjects"
 
 
 def score(split, guesses):
-    """Hard Dice of predictions (N, H, W) against a split, as Scores."""
+    """What predictions (N, H, W) of a split are worth, as Scores."""
     names = [label.name for label in split.task.labels]
-    counts = np.array([overlap(t, g, len(names)) for t, g in zip(split.labels, guesses, strict=True)])  # (N, 3, L)
-    counts = {part: pd.DataFrame(counts[:, k], columns=names) for k, part in enumerate(("both", "truth", "guess"))}
+    counts = np.stack([confusion(t, g, len(names)) for t, g in zip(split.labels, guesses, strict=True)])
+    return Scores(f"{split.task.title}, {split.name}", names, split.subjects, counts)
 
-    def table(rows):
-        """Dice of each row of counts, one column a label."""
-        return pd.DataFrame(dice_of_counts(*rows.values()), next(iter(rows.values())).index, names)
 
-    images = table(counts)
-    images.insert(0, "subject", split.subjects)
-    per_image = images.set_index("subject")
-    per_subject = table({part: rows.groupby(split.subjects).sum() for part, rows in counts.items()})
-    pooled = pd.Series(dice_of_counts(*(rows.sum() for rows in counts.values())), names)
-    baseline = pd.Series(dice(split.labels, np.zeros_like(split.labels), len(names)), names)
-    return Scores(f"{split.task.title}, {split.name}", pooled, per_subject, per_image, baseline)
+def surface_distances(split, guesses):
+    """How far prediction and truth lie apart, in pixels, slice by slice: one row per label without background.
+
+    The surface of a label is its pixels with a neighbour of another label. `95 %` is the 95th-percentile Hausdorff
+    distance (the larger of both directions), `mean` the mean surface distance over both directions; each averaged
+    over the slices in which truth and prediction have the label. `only in one` counts the others.
+    """
+    rows = {}
+    for number, label in enumerate(split.task.labels[1:], start=1):
+        found, alone = [], 0
+        for truth, guess in zip(split.labels == number, np.asarray(guesses) == number):
+            if truth.any() and guess.any():
+                there, back = (to_surface(a, b) for a, b in ((truth, guess), (guess, truth)))
+                found.append((max(np.percentile(there, 95), np.percentile(back, 95)),
+                              np.concatenate([there, back]).mean()))
+            alone += truth.any() != guess.any()
+        hausdorff, mean = np.mean(found, axis=0) if found else (np.nan, np.nan)
+        rows[label.name] = {"Hausdorff 95 % (pixels)": hausdorff, "mean surface distance (pixels)": mean,
+                            "slices": len(found), "slices with the label only in one": alone}
+    return pd.DataFrame(rows).T
+
+
+def to_surface(mask, other):
+    """Distance in pixels from each surface pixel of one mask (H, W) to the nearest of the other's."""
+    surface, target = (m & ~ndimage.binary_erosion(m) for m in (mask, other))
+    return ndimage.distance_transform_edt(~target)[surface]
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ SLOPE = 0.01  # of the leaky ReLU; Keras's own default is 0.3
 EPSILON = 1e-5  # added to the variance in every normalisation
 
 
-def improved_unet(shape, n_labels, filters=16, levels=5, dropout=0.3):
+def improved_unet(shape, n_labels, filters=16, levels=5, dropout=0.3, supervised=3):
     """Build the Improved U-Net (Isensee et al. 2017, arXiv 1802.10508), carried from 3-D to 2-D.
 
     `shape` is (H, W, C), H and W divisible by 2 ** (levels - 1); `filters` is the width of level 1 and
-    doubles at each level down. Maps uint8 images (B, H, W, C) to label probabilities (B, H, W, L), float32.
+    doubles at each level down; `dropout` is the share of maps dropped in context modules; the top `supervised`
+    levels each draw a segmentation, and these are summed. Maps uint8 images (B, H, W, C) to label probabilities
+    (B, H, W, L), float32.
     """
     check_shape(shape, levels)
     image = keras.Input(shape, dtype="uint8", name="image")
@@ -37,7 +39,7 @@ def improved_unet(shape, n_labels, filters=16, levels=5, dropout=0.3):
         x = upsampling_module(x, width, f"up_{level}")
         x = layers.Concatenate(name=f"up_{level}-concatenate")([x, skips[level - 1]])  # (B, h, w, 2 * width)
         wide = conv_norm_act(x, 2 * width, f"localisation_{level}", part="conv_a")
-        if level <= 3:  # deep supervision: the top three levels each draw a map, and the maps are summed
+        if level <= supervised:  # deep supervision: the coarser levels draw maps too, and the maps are summed
             segmentation = add_segmentation(segmentation, wide, n_labels, f"segment_{level}")
         if level > 1:
             x = conv_norm_act(wide, width, f"localisation_{level}", part="conv_b", kernel=1)

@@ -44,7 +44,8 @@ def pairs(split, n=4):
 def augmented(split, n=4, seed=0):
     """One slice as it is and `n` times augmented, its labels below: they move together."""
     index = np.repeat(len(split) // 2, n)
-    images, labels = preprocess.augment(split.images[index], split.labels[index], np.random.default_rng(seed))
+    images, labels = preprocess.augment(split.images[index], split.labels[index], np.random.default_rng(seed),
+                                        split.task.mirrors)
     made, axes = figure(2, n + 1, width=2.5, height=2.6, title=f"{split.task.title}: one slice, augmented {n} times")
     for column in range(n + 1):
         image, label = ((split.images[index[0]], split.labels[index[0]]) if column == 0 else
@@ -155,16 +156,93 @@ def boxes(scores, task):
 def comparison(split, guesses, subject, n=3):
     """Image, truth, prediction and error side by side on `n` slices of one subject."""
     own = np.flatnonzero(split.subjects == subject)
-    chosen = own[np.unique(np.linspace(0, len(own) - 1, n + 2).round().astype(int)[1:-1])]
-    made, axes = figure(len(chosen), 4, title=f"{split.task.title}, {split.name}: {subject}")
-    for row, index in zip(axes, chosen):
+    places = np.unique(np.linspace(0, len(own) - 1, n + 2).round().astype(int)[1:-1])
+    return compared(split, guesses, {own[place]: f"slice {place + 1} of {len(own)}" for place in places}, subject)
+
+
+def gallery(split, guesses, scores, n=4):
+    """The `n` slices with the lowest mean Dice without background, worst first."""
+    means = scores.per_image.iloc[:, 1:].mean(axis=1).to_numpy()
+    worst = [index for index in np.argsort(means) if not np.isnan(means[index])][:n]
+    titles = {index: f"{split.subjects[index]}, mean Dice {means[index]:.3f}" for index in worst}
+    return compared(split, guesses, titles, f"the {len(titles)} worst slices")
+
+
+def compared(split, guesses, titles, what):
+    """A row for each slice, {index: title}: image, truth, prediction, error."""
+    made, axes = figure(max(1, len(titles)), 4, title=f"{split.task.title}, {split.name}: {what}")
+    for row, (index, title) in zip(axes, titles.items()):
         wrong = split.labels[index] != guesses[index]
-        draw_slice(row[0], split.images[index], f"slice {1 + np.flatnonzero(own == index)[0]} of {len(own)}")
+        draw_slice(row[0], split.images[index], title)
         draw_labels(row[1], split.labels[index], split.task, "truth")
         draw_labels(row[2], guesses[index], split.task, "prediction")
         draw_slice(row[3], split.images[index], f"error: {100 * wrong.mean():.2f} % of pixels")
-        row[3].imshow(np.ma.masked_where(~wrong, wrong), cmap=ListedColormap([WRONG]), interpolation="nearest")
+        draw_errors(row[3], wrong)
     legend(made, split.task, error=True)
+    return made
+
+
+def uncertainty(split, guesses, unsure, n=3):
+    """Image, error and uncertainty of `n` slices, spread over the split; `unsure` (N, H, W) is 0 to 1."""
+    made, axes = figure(n, 3, title=f"{split.task.title}, {split.name}: where it errs and where it is unsure")
+    for row, index in zip(axes, np.linspace(0, len(split) - 1, n + 2).round().astype(int)[1:-1]):
+        draw_slice(row[0], split.images[index], split.subjects[index])
+        draw_slice(row[1], split.images[index], "error")
+        draw_errors(row[1], split.labels[index] != guesses[index])
+        drawn = row[2].imshow(unsure[index], cmap="magma", vmin=0, vmax=1)
+        row[2].set_title("uncertainty")
+        row[2].axis("off")
+    made.colorbar(drawn, ax=axes[:, 2].tolist(), label="entropy / log L (0 sure, 1 no idea)", shrink=0.8)
+    return made
+
+
+def review(split, guesses, ways, most=0.2):
+    """Share of all errors found by looking at the most unsure pixels first; `ways` is {name: (N, H, W)}.
+
+    A million pixels, evenly spread, stand for all. The dashed line is looking at random.
+    """
+    made, axes = figure(1, 1, 8, 3.8, f"{split.task.title}, {split.name}: does uncertainty find the errors?")
+    ax, step = axes[0, 0], max(1, split.labels.size // 1_000_000)
+    wrong = (split.labels != guesses).ravel()[::step]
+    looked = np.linspace(0, most, 200)
+    for (name, unsure), colour in zip(ways.items(), ("#0072B2", "#D55E00", "#009E73")):
+        found = np.append(0, wrong[np.argsort(-unsure.ravel()[::step], kind="stable")].cumsum()) / max(1, wrong.sum())
+        ax.plot(100 * looked, 100 * found[(looked * len(wrong)).astype(int)], color=colour, label=name)
+    ax.plot([0, 100 * most], [0, 100 * most], "--", color="#888888", label="at random")
+    ax.set(xlabel="% of all pixels looked at, most unsure first", ylabel="% of the errors found", ylim=(0, 101))
+    ax.legend(loc="lower right")
+    return made
+
+
+def confusion(scores):
+    """Where the pixels of each label went, in per cent of the label's own."""
+    table = scores.confusion_table()
+    made, axes = figure(1, 1, 1.5 + 1.3 * len(table), 1.2 + 0.9 * len(table), f"{scores.title}: where pixels went")
+    ax = axes[0, 0]
+    drawn = ax.imshow(table, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for (row, column), share in np.ndenumerate(table.to_numpy()):
+        ax.text(column, row, f"{share:.2f}", ha="center", va="center", color="white" if share > 60 else "black")
+    ax.set_xticks(range(len(table)), table.columns)
+    ax.set_yticks(range(len(table)), table.index)
+    ax.set(xlabel="prediction", ylabel="truth")
+    ax.spines[:].set_visible(False)
+    made.colorbar(drawn, label="% of the label's pixels")
+    return made
+
+
+def ingredients(results, title):
+    """Mean Dice without background of each variant, a point a run and a bar at their mean; one panel a budget."""
+    names = [column for column in results if column.startswith("test ") and column != "test background"]
+    variants = results["variant"].unique()[::-1]
+    made, axes = figure(1, 2, 6, 1 + 0.42 * len(variants), f"{title}: what each ingredient buys")
+    for ax, (budget, rows) in zip(axes[0], results.groupby("budget")):
+        for place, variant in enumerate(variants):
+            dice = rows.loc[rows["variant"] == variant, names].mean(axis=1)
+            ax.plot(dice, np.full(len(dice), place), "o", color="#0072B2", alpha=0.6)
+            ax.plot(dice.mean(), place, "|", color="black", markersize=18, markeredgewidth=2)
+        ax.axvline(rows.loc[rows["variant"] == variants[-1], names].mean(axis=1).mean(), color="#888888", linestyle=":")
+        ax.set_yticks(range(len(variants)), variants if ax is axes[0, 0] else [])
+        ax.set(title=f"the same {budget}", xlabel="mean Dice of the labels (hard, pooled), test")
     return made
 
 
@@ -193,6 +271,11 @@ def draw_labels(ax, labels, task, title=""):
     ax.imshow(labels, cmap=colours, vmin=-0.5, vmax=len(task.labels) - 0.5, interpolation="nearest")
     ax.set_title(title)
     ax.axis("off")
+
+
+def draw_errors(ax, wrong):
+    """Wrong pixels (H, W) in their own colour, over what is drawn already."""
+    ax.imshow(np.ma.masked_where(~wrong, wrong), cmap=ListedColormap([WRONG]), interpolation="nearest")
 
 
 def legend(made, task, error=False):

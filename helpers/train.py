@@ -71,8 +71,13 @@ def schedule(steps, learning_rate, warm_up=0.05):
         0.0, max(1, steps - warm_steps), warmup_target=learning_rate, warmup_steps=warm_steps)
 
 
-def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight_decay=1e-4, seed=0):
+def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight_decay=1e-4, seed=0,
+        loss=dice_and_cross_entropy, augment=True, average=0.0):
     """Train on `dataset.train`, keep the epoch whose worst label has the best validation Dice, return the history.
+
+    `loss` is a function of labels (B, H, W) and probabilities (B, H, W, L), or the name of one of Keras's; `augment`
+    changes training slices at random; `average` above 0 validates and keeps a running average of the weights, which
+    forgets all but this share of itself at each step (EMA).
 
     Everything lands in the folder `run`: best weights and their score, `history.csv`, `settings.json`. Called again
     with the same settings, a stopped run goes on after its last whole epoch and a finished one is read back; with
@@ -85,10 +90,11 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
     settings = {"network": network.name, "weights": network.count_params(),
                 "data": fingerprint(dataset.train, dataset.validation), "slices": len(dataset.train),
                 "epochs": epochs, "batch_size": batch_size,
-                "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed}
+                "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed,
+                "loss": getattr(loss, "__name__", loss), "augment": augment, "average": average}
     history = open_run(run, settings)
     if len(history) < epochs:
-        train_rest(network, dataset, run, settings, history)
+        train_rest(network, dataset, run, settings, history, loss)
         history = read_history(run)
     else:
         print(f"{run} is already trained: its best weights are read back. Give another run name to train anew.")
@@ -102,21 +108,24 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
     return history
 
 
-def train_rest(network, dataset, run, settings, history):
+def train_rest(network, dataset, run, settings, history, loss):
     """Train the epochs of `settings` that `history` lacks."""
-    batch_size, seed = min(settings["batch_size"], len(dataset.train)), settings["seed"]
-    training = Batches(dataset.train, batch_size, augment=True, seed=seed, workers=min(4, os.cpu_count() or 1))
+    batch_size, epochs = min(settings["batch_size"], len(dataset.train)), settings["epochs"]
+    training = Batches(dataset.train, batch_size, augment=settings["augment"], shuffle=True, seed=settings["seed"],
+                       workers=min(4, os.cpu_count() or 1))
     training.epoch = len(history)
-    steps = settings["epochs"] * len(training)
     names = [label.name for label in dataset.task.labels]
-    network.compile(
-        keras.optimizers.AdamW(schedule(steps, settings["learning_rate"]), settings["weight_decay"], clipnorm=1.0),
-        dice_and_cross_entropy, metrics=[HardDice(names)])
-    network.fit(
-        training, validation_data=Batches(dataset.validation, batch_size), epochs=settings["epochs"], verbose=0,
-        callbacks=[Progress(settings["epochs"], len(training), names),
-                   KeepBest(run), keras.callbacks.CSVLogger(run / "history.csv", append=True),
-                   keras.callbacks.BackupAndRestore(str(run / "backup"), double_checkpoint=True)])
+    averaging = {"use_ema": True, "ema_momentum": settings["average"]} if settings["average"] else {}
+    optimizer = keras.optimizers.AdamW(schedule(epochs * len(training), settings["learning_rate"]),
+                                       settings["weight_decay"], clipnorm=1.0, **averaging)
+    network.compile(optimizer, loss, metrics=[HardDice(names)])
+    callbacks = [Progress(epochs, len(training), names), KeepBest(run),
+                 keras.callbacks.CSVLogger(run / "history.csv", append=True),
+                 keras.callbacks.BackupAndRestore(str(run / "backup"), double_checkpoint=True)]
+    if averaging:
+        callbacks.insert(0, Averaged(resumed=len(history) > 0))
+    network.fit(training, validation_data=Batches(dataset.validation, batch_size), epochs=epochs, verbose=0,
+                callbacks=callbacks)
 
 
 def open_run(run, settings):
@@ -172,6 +181,14 @@ def best_so_far(run):
     """Epoch and score of the weights kept in a run's folder; of none, a score below any."""
     file = Path(run) / "best.json"
     return json.loads(file.read_text()) if file.exists() else {"epoch": None, WORST_DICE: -1.0}
+
+
+class Averaged(keras.callbacks.SwapEMAWeights):
+    """Validate, keep and back up the averaged weights; a resumed run finds them in the network and swaps them back."""
+
+    def __init__(self, resumed):
+        super().__init__(swap_on_epoch=True)
+        self._ema_weights_in_model = resumed
 
 
 class KeepBest(keras.callbacks.Callback):

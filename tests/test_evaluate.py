@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import f1_score
+from scipy.spatial.distance import cdist
+from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 from test_data import TASK
 
 from helpers import evaluate
@@ -59,9 +60,9 @@ def test_verdict_grades_what_occurs(scored):
     assert "toy, test" in repr(grade) and "toy, test" in grade._repr_html_()
 
 
-def test_verdict_of_nothing_is_not_a_pass(scored):
-    empty = evaluate.Scores("t", scored.pooled * np.nan, scored.per_subject, scored.per_image, scored.baseline)
-    assert not evaluate.verdict(empty).passed
+def test_verdict_of_nothing_is_not_a_pass():
+    nothing = evaluate.Scores("t", ["a", "b"], np.array(["x"]), np.zeros((1, 2, 2), int))
+    assert not evaluate.verdict(nothing).passed
 
 
 def test_files(scored, tmp_path):
@@ -88,3 +89,88 @@ def test_side_by_side(scored):
     table = evaluate.side_by_side({"one": (scored, history), "two": (scored, history / 2)})
     assert table.loc["CSF: Dice (hard, pooled)", "one"] == 0.8
     assert table.loc["median seconds of an epoch"].tolist() == [4, 2]
+
+
+def test_measures_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    truth, guess = rng.integers(0, 4, (2, 6, 8, 8), dtype=np.uint8)
+    guess[:5] = np.where(rng.random((5, 8, 8)) < 0.7, truth[:5], guess[:5])
+    split = Split("test", np.zeros((6, 8, 8, 1), np.uint8), truth, np.array(list("aabbcc")), TASK)
+    scores = evaluate.score(split, guess)
+    table, flat = scores.measures(), (truth.ravel(), guess.ravel())
+    for name, function in (("Dice", f1_score), ("IoU", jaccard_score), ("precision", precision_score),
+                           ("recall", recall_score)):
+        assert np.allclose(table[name], function(*flat, average=None)), name
+    assert np.allclose(scores.confusion_table(), 100 * confusion_matrix(*flat, normalize="true"))
+    volumes = np.array([[(part[at:at + 2] == label).sum() for label in range(4)]
+                        for part in (truth, guess) for at in (0, 2, 4)])
+    errors = 100 * (volumes[3:] - volumes[:3]) / volumes[:3]
+    assert np.allclose(table["volume error, mean %"], errors.mean(0))
+    assert np.allclose(table["mean of its size, %"], np.abs(errors).mean(0))
+    assert (table["95 % from"] < table["Dice"]).all() and (table["Dice"] < table["to"]).all()
+    lowest, highest = scores.per_subject.min().to_numpy(), scores.per_subject.max().to_numpy()
+    assert (table["95 % from"] >= lowest - 1e-9).all() and (table["to"] <= highest + 1e-9).all()
+
+
+def test_no_interval_from_two_subjects(scored):
+    assert np.isnan(scored.interval()).all()
+
+
+def test_surface_distances_by_hand():
+    truth, guess = np.zeros((2, 3, 16, 16), np.uint8)
+    truth[0, 4:9, 4:9] = guess[0, 4:9, 6:11] = 1  # a square, two pixels off
+    truth[1, 2, 2] = 2  # missed altogether
+    truth[2, 3, 3] = guess[2, 3, 3] = 1  # one pixel, found
+    split = Split("test", np.zeros((3, 16, 16, 1), np.uint8), truth, np.array(["a", "b", "c"]), TASK)
+    table = evaluate.surface_distances(split, guess)
+
+    def ring(mask):
+        """The border of a square, as points."""
+        rows, columns = (slice(p.min() + 1, p.max()) for p in np.nonzero(mask))
+        hollow = mask.copy()
+        hollow[rows, columns] = 0
+        return np.argwhere(hollow)
+
+    apart = cdist(ring(truth[0]), ring(guess[0]))
+    there, back = apart.min(1), apart.min(0)
+    assert table.loc["CSF", "Hausdorff 95 % (pixels)"] == pytest.approx(
+        (max(np.percentile(there, 95), np.percentile(back, 95)) + 0) / 2)
+    assert table.loc["CSF", "mean surface distance (pixels)"] == pytest.approx(np.r_[there, back].mean() / 2)
+    assert table.loc["CSF", "slices"] == 2 and table.loc["CSF", "slices with the label only in one"] == 0
+    assert table.loc["grey matter", "slices with the label only in one"] == 1
+    assert table.loc["grey matter", "slices"] == 0 and np.isnan(table.loc["grey matter", "Hausdorff 95 % (pixels)"])
+
+
+class Position:
+    """A network that knows only where a pixel is: label 1 grows more probable downwards, label 2 to the right."""
+
+    def predict(self, images, batch_size, verbose):
+        rows, columns = np.indices(images.shape[1:3]) / 10
+        return np.tile(np.stack([0.5 + 0 * rows, rows, columns], -1), (len(images), 1, 1, 1))
+
+
+def test_mirror_images_are_mirrored_back_and_averaged():
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    plain = evaluate.probabilities(Position(), images)
+    assert np.allclose(plain[0, :, 0, 1], [0, 0.1, 0.2, 0.3])
+    rows = evaluate.probabilities(Position(), images, (1,))
+    assert np.allclose(rows[..., 1], 0.15) and np.allclose(rows[..., 2], plain[..., 2])
+    both = evaluate.probabilities(Position(), images, (1, 2))
+    assert np.allclose(both[..., 1:], 0.15) and np.allclose(both[..., 0], 0.5)
+
+
+def test_uncertainty_by_dropout():
+    from helpers.backend import keras
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    wide = keras.ops.tile(inputs, (1, 1, 1, 2))
+    outputs = keras.layers.Softmax()(keras.layers.Dropout(0.5)(wide))  # drops in half of the pixels and maps
+    network = keras.Model(inputs, outputs)
+    images = np.full((2, 8, 8, 1), 4.0, np.float32)
+    images[0] = 0  # nothing to drop: both labels always equally probable
+    unsure, guesses = evaluate.uncertainty(network, images, samples=64)
+    assert unsure.shape == guesses.shape == (2, 8, 8) and np.allclose(unsure[0], 1, atol=1e-6)
+    assert unsure.min() > 0.5 and unsure[1].max() > 0.99  # the two maps are alike, so dropout makes it a coin's throw
+    images[1] = 0
+    assert np.array_equal(evaluate.uncertainty(network, images, samples=2)[1], np.zeros((2, 8, 8), np.uint8))

@@ -27,7 +27,7 @@ def test_pairs_show_slice_and_its_own_mask(split):
 
 def test_augmented_shows_what_preprocess_makes(split):
     figure = show.augmented(split, 2, seed=3)
-    images, _ = preprocess.augment(split.images[[4, 4]], split.labels[[4, 4]], np.random.default_rng(3))
+    images, _ = preprocess.augment(split.images[[4, 4]], split.labels[[4, 4]], np.random.default_rng(3), (1,))
     assert np.array_equal(figure.axes[1].images[0].get_array(), images[0, ..., 0])
 
 
@@ -78,3 +78,47 @@ def test_before_after(split):
     figure = show.before_after(split, split.labels[:1] * 0, split.labels[:1], [0])
     assert not figure.axes[2].images[0].get_array().any()
     assert np.array_equal(figure.axes[3].images[0].get_array(), split.labels[0])
+
+
+def test_gallery_is_of_the_worst_slices(split):
+    guesses = split.labels.copy()
+    guesses[5, :8] = (guesses[5, :8] + 1) % 4
+    guesses[2, :4] = (guesses[2, :4] + 1) % 4
+    scores = evaluate.score(split, guesses)
+    figure = show.gallery(split, guesses, scores, n=2)
+    for first, index in ((0, 5), (4, 2)):
+        assert np.array_equal(figure.axes[first].images[0].get_array(), split.images[index, ..., 0])
+        mean = scores.per_image.iloc[index, 1:].mean()
+        assert figure.axes[first].get_title() == f"{split.subjects[index]}, mean Dice {mean:.3f}"
+
+
+def test_uncertainty_is_drawn_beside_its_errors(split):
+    guesses, unsure = split.labels.copy(), np.random.default_rng(0).random(split.labels.shape)
+    guesses[:, 3, 3] = (guesses[:, 3, 3] + 1) % 4
+    axes = show.uncertainty(split, guesses, unsure, n=1).axes
+    assert axes[1].images[1].get_array().count() == 1
+    assert any(np.array_equal(axes[2].images[0].get_array(), u) for u in unsure)
+
+
+def test_review_counts_the_errors_found(split):
+    guesses = split.labels.copy()
+    guesses[:, :2] = (guesses[:, :2] + 1) % 4  # one pixel in eight
+    wrong = (split.labels != guesses).astype(float)
+    lines = show.review(split, guesses, {"oracle": wrong, "opposite": -wrong}).axes[0].lines
+    looked, found = lines[0].get_data()
+    assert np.allclose(found, np.minimum(100, looked * 8), atol=0.5) and not lines[1].get_ydata().any()
+
+
+def test_confusion_shows_its_table(split):
+    guesses = np.where(split.labels == 3, 2, split.labels)
+    figure = show.confusion(evaluate.score(split, guesses))
+    assert [t.get_text() for t in figure.axes[0].texts][-4:] == ["0.00", "0.00", "100.00", "0.00"]
+
+
+def test_ingredients_draw_every_run():
+    rows = pd.DataFrame({"variant": ["all", "less"] * 4, "budget": ["epochs"] * 4 + ["seconds"] * 4,
+                         "test background": 0.99, "test a": [0.9, 0.8, 0.92, 0.7] * 2, "test b": 0.5})
+    figure = show.ingredients(rows, "toy")
+    assert [ax.get_title() for ax in figure.axes] == ["the same epochs", "the same seconds"]
+    runs = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert runs == [pytest.approx([0.65, 0.6]), pytest.approx([0.7, 0.71])]

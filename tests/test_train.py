@@ -79,7 +79,8 @@ class Stop(Exception):
     pass
 
 
-def test_a_stopped_run_goes_on_and_keeps_its_best(toy, tmp_path, monkeypatch):
+@pytest.mark.parametrize("average", [0.0, 0.8])
+def test_a_stopped_run_goes_on_and_keeps_its_best(toy, tmp_path, monkeypatch, average):
     begin = train.Progress.on_epoch_begin
 
     def stop(self, epoch, logs=None):
@@ -90,7 +91,7 @@ def test_a_stopped_run_goes_on_and_keeps_its_best(toy, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train.Progress, "on_epoch_begin", stop)
         with pytest.raises(Stop):
-            train.fit(small(), toy, 4, tmp_path / "run", batch_size=4)
+            train.fit(small(), toy, 4, tmp_path / "run", batch_size=4, average=average)
     before = train.read_history(tmp_path / "run")
     assert before.index.tolist() == [0, 1]
     # pretend that the best epoch is behind: nothing that follows may take its place
@@ -99,11 +100,40 @@ def test_a_stopped_run_goes_on_and_keeps_its_best(toy, tmp_path, monkeypatch):
     # and that the run was stopped between writing a row and its backup
     with (tmp_path / "run" / "history.csv").open("a") as rows:
         rows.write("2" + ",0.5" * len(before.columns) + "\n")
-    history = train.fit(small(), toy, 4, tmp_path / "run", batch_size=4)
+    history = train.fit(small(), toy, 4, tmp_path / "run", batch_size=4, average=average)
     assert history.index.tolist() == [0, 1, 2, 3] and history.loc[0, "loss"] == before.loc[0, "loss"]
     assert (tmp_path / "run" / "best.weights.h5").read_bytes() == best
-    whole = train.fit(small(), toy, 4, tmp_path / "whole", batch_size=4)  # as if it had never been stopped
+    # as if it had never been stopped
+    whole = train.fit(small(), toy, 4, tmp_path / "whole", batch_size=4, average=average)
     assert np.allclose(history["loss"], whole["loss"], rtol=0.01)
+    assert np.allclose(history["val_loss"], whole["val_loss"], rtol=0.01)
+
+
+def test_averaged_weights_are_the_running_average(toy, tmp_path):
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(self.model.get_weights()[0].copy())
+
+    net = small()
+    fit = net.fit
+    net.fit = lambda *args, callbacks, **options: fit(*args, callbacks=[*callbacks, Watch()], **options)
+    train.fit(net, toy, 1, tmp_path / "run", batch_size=4, average=0.8)
+    expected = small().get_weights()[0]  # Keras starts its average at the first weights
+    for weights in seen:
+        expected = 0.8 * expected + 0.2 * weights
+    assert len(seen) == 4 and not np.allclose(net.get_weights()[0], seen[-1], atol=1e-4)
+    assert np.allclose(net.get_weights()[0], expected, atol=1e-5)
+
+
+def test_another_loss(toy, tmp_path):
+    net = small()
+    history = train.fit(net, toy, 1, tmp_path / "run", batch_size=4, loss="sparse_categorical_crossentropy")
+    validation = toy.validation
+    given = np.take_along_axis(net.predict(validation.images, verbose=0), validation.labels[..., None].astype(int), -1)
+    assert history.loc[0, "val_loss"] == pytest.approx(-np.log(given).mean(), rel=1e-3)
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["loss"] == "sparse_categorical_crossentropy"
 
 
 def test_a_finished_run_is_read_back_and_another_is_refused(toy, tmp_path, capsys):

@@ -30,7 +30,7 @@ def load(path=None, size=None, limit=None, seed=0):
         damaged += [found for found in slices.values() if isinstance(found, UnreadableError)]
         read[name] = [(key, found) for key, found in slices.items() if not isinstance(found, UnreadableError)]
     left_out = f"; {len(damaged)} damaged slices left out: {' '.join(map(str, damaged))}" if damaged else ""
-    task = Task("LGG brain tumours (MR)", LABELS, f"{files.path.name}, split by patient{left_out}")
+    task = Task("LGG brain tumours (MR)", LABELS, f"{files.path.name}, split by patient{left_out}", mirrors=(2,))
     return Dataset(*(make_split(name, whole, task) for name, whole in read.items()))
 
 

@@ -20,7 +20,8 @@ def load(path=None, size=None, limit=None, seed=0):
     found = find_pictures(files)
     read = dict(zip(found, in_parallel(lambda item: read_one(files, item[0], *item[1], size or SIDE), found.items())))
     looks = {name: bool(np.median(image) > 127) for name, (image, _) in read.items()}  # bright or dark background
-    task = Task("nuclei (2018 Data Science Bowl)", LABELS, f"{files.path.name}, split by picture and background")
+    task = Task("nuclei (2018 Data Science Bowl)", LABELS, f"{files.path.name}, split by picture and background",
+                mirrors=(1, 2))
     splits = []
     for name, pictures in split_subjects(list(found), seed, looks).items():
         chosen = [sorted(pictures)[i] for i in evenly(len(pictures), limit)]

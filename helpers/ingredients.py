@@ -1,0 +1,122 @@
+"""What each ingredient buys: one thing at a time taken from the network or its training, on the same data and budget.
+
+    python -m helpers.ingredients --help
+
+Each variant is trained for the same epochs and, where it is faster or slower, once more for the same seconds.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from helpers import backend, data, evaluate, model, train
+from helpers.backend import keras
+
+REFERENCE = "Improved U-Net"
+GENTLE = 1e-3  # learning rate of networks without normalisation: 3e-3 is too much for them
+
+
+def variants(shape, n_labels):
+    """{name: (function that builds the network, other arguments of `train.fit`)}, the whole recipe first."""
+    def build(**options):
+        """The Improved U-Net."""
+        return model.improved_unet(shape, n_labels, **options)
+
+    return {
+        REFERENCE: (build, {}),
+        "without normalisation": (lambda: without_normalisation(build()), {"learning_rate": GENTLE}),
+        "without residuals": (lambda: without_residuals(build()), {}),
+        "without deep supervision": (lambda: build(supervised=1), {}),
+        "without dropout": (lambda: build(dropout=0.0), {}),
+        "without augmentation": (build, {"augment": False}),
+        "with averaged weights (EMA)": (build, {"average": 0.99}),
+        "plain U-Net, cross-entropy": (lambda: model.unet(shape, n_labels, filters=16),
+                                       {"learning_rate": GENTLE, "loss": "sparse_categorical_crossentropy"}),
+    }
+
+
+def without_normalisation(network):
+    """The same network, new, without any normalisation but the input's."""
+    return with_others(network, "-norm_", lambda layer: keras.layers.Identity(name=layer.name))
+
+
+def without_residuals(network):
+    """The same network, new, whose context modules are not added to what comes into them."""
+    return with_others(network, "context_", lambda layer: keras.layers.Lambda(lambda both: both[1], name=layer.name)
+                       if isinstance(layer, keras.layers.Add) else layer.__class__.from_config(layer.get_config()))
+
+
+def with_others(network, part, make):
+    """A new copy of a network, in which `make(layer)` stands for each layer whose name holds `part`."""
+    return keras.models.clone_model(network, clone_function=lambda layer: make(layer) if part in layer.name
+                                    else layer.__class__.from_config(layer.get_config()))
+
+
+def measure(dataset, epochs, batch_size, seeds, folder):
+    """Train every variant with every seed and write `results.csv` into `folder`, a row as soon as it is there.
+
+    A run that is finished is read back, so what was interrupted goes on where it was.
+    """
+    folder, rows = Path(folder), []
+
+    def run(name, build, options, seed, budget, epochs):
+        """One row: train, score validation and test."""
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(seed)
+        network = build()
+        print(f"\n{name}, seed {seed}, {epochs} epochs", flush=True)
+        history = train.fit(network, dataset, epochs, folder / f"{name}-{epochs}epochs-seed{seed}".replace(" ", "_"),
+                            batch_size=batch_size, seed=seed, **options)
+        row = {"variant": name, "seed": seed, "budget": budget, "epochs": epochs, "weights": network.count_params(),
+               "seconds per epoch": history["seconds"].median()}
+        for split in (dataset.validation, dataset.test):
+            pooled = evaluate.score(split, evaluate.predict(network, split.images)).pooled
+            row |= {f"{split.name} {label}": dice for label, dice in pooled.items()}
+        rows.append(row)
+        pd.DataFrame(rows).round(5).to_csv(folder / "results.csv", index=False)
+        return row
+
+    seconds = {}
+    for seed in range(seeds):
+        for name, (build, options) in variants(dataset.image_shape, dataset.n_labels).items():
+            row = run(name, build, options, seed, "epochs", epochs)
+            seconds.setdefault(name, row["seconds per epoch"])
+            same_time = max(1, round(epochs * seconds[REFERENCE] / seconds[name]))
+            if same_time == epochs:
+                rows.append(row | {"budget": "seconds"})
+            else:
+                run(name, build, options, seed, "seconds", same_time)
+    pd.DataFrame(rows).round(5).to_csv(folder / "results.csv", index=False)
+
+
+def summary(results, split="test"):
+    """Mean and spread over seeds, one row a variant and budget: Dice of each label, seconds per epoch, weights."""
+    names = [column for column in results if column.startswith(f"{split} ")]
+    groups = results.groupby(["budget", "variant"], sort=False)
+    table = groups[names].agg(lambda dice: f"{dice.mean():.4f} ± {dice.std():.4f}")
+    table.columns = [name.removeprefix(f"{split} ") for name in names]
+    return table.join(groups[["epochs", "seconds per epoch", "weights"]].median()).astype(
+        {"epochs": int, "weights": int}).join(groups.size().rename("runs"))
+
+
+def main(words=None):
+    """Read the command line, load the data, measure and print the summary."""
+    options = argparse.ArgumentParser(prog="python -m helpers.ingredients", description=__doc__,
+                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for name, default, text in (
+            ("dataset", "practice", "as in the notebook"), ("data", "", "path of the data"),
+            ("size", 128, "slices are SIZE x SIZE pixels"), ("limit", 320, "slices of each split, at most"),
+            ("epochs", 6, "of each run"), ("batch", 8, "slices in a step"), ("seeds", 3, "runs of each variant"),
+            ("to", "runs/ingredients", "folder of the results")):
+        options.add_argument(f"--{name}", default=default, type=type(default), help=text)
+    chosen = options.parse_args(words)
+    backend.set_up()
+    brains = data.load(chosen.dataset, chosen.data or None, chosen.size, chosen.limit)
+    print(brains)
+    measure(brains, chosen.epochs, chosen.batch, chosen.seeds, chosen.to)
+    print(summary(pd.read_csv(Path(chosen.to) / "results.csv")).to_string())
+
+
+if __name__ == "__main__":
+    main()

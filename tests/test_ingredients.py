@@ -1,0 +1,67 @@
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+from test_train import toy  # noqa: F401
+
+from helpers import ingredients, model, train
+
+
+def kinds(network):
+    return [type(layer).__name__ for layer in network.layers]
+
+
+def test_each_variant_lacks_what_its_name_says():
+    networks = {name: build() for name, (build, _) in ingredients.variants((32, 32, 1), 4).items()}
+    whole = networks.pop(ingredients.REFERENCE)
+    assert kinds(whole) == kinds(model.improved_unet((32, 32, 1), 4))
+    norms = kinds(whole).count("GroupNormalization")
+    assert [kinds(net).count("GroupNormalization") for net in networks.values()] == [
+        1, norms, norms, norms, norms, norms, 1]  # the one left is the input's own
+    without = networks["without normalisation"]
+    assert kinds(without).count("Identity") == norms - 1
+    assert kinds(networks["without deep supervision"]).count("Add") == 5 and kinds(whole).count("Add") == 7
+    dropouts = [la for la in networks["without dropout"].layers if isinstance(la, layers.SpatialDropout2D)]
+    assert [layer.rate for layer in dropouts] == [0] * 5
+    assert "GroupNormalization" in kinds(networks["with averaged weights (EMA)"])
+
+
+def test_without_residuals_what_comes_in_goes_through_the_convolutions_only():
+    net = ingredients.variants((32, 32, 1), 4)["without residuals"][0]()
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 1), np.uint8)
+    assert net.predict(images, verbose=0).std() > 0
+    for layer in net.layers:  # all second convolutions give nothing: then nothing of the picture can come through
+        if layer.name.startswith("context_") and layer.name.endswith("conv_b"):
+            layer.set_weights([0 * w for w in layer.get_weights()])
+    flat = net.predict(images, verbose=0)
+    assert np.allclose(flat, net.predict(255 - images, verbose=0), atol=1e-6)
+
+
+def test_measure_and_summary(toy, tmp_path, monkeypatch, capsys):  # noqa: F811
+    def few(shape, n_labels):
+        def build():
+            return model.improved_unet(shape, n_labels, filters=4, levels=2)
+        return {ingredients.REFERENCE: (build, {}), "without augmentation": (build, {"augment": False})}
+
+    monkeypatch.setattr(ingredients, "variants", few)
+    ingredients.measure(toy, 1, 8, 2, tmp_path)
+    rows = pd.read_csv(tmp_path / "results.csv")
+    assert set(rows["variant"]) == set(few(None, None)) and set(rows["seed"]) == {0, 1}
+    assert (rows.groupby(["variant", "budget"]).size() == 2).all()
+    settings = train.json.loads((tmp_path / "without_augmentation-1epochs-seed1" / "settings.json").read_text())
+    assert settings["augment"] is False and settings["seed"] == 1
+    ingredients.measure(toy, 1, 8, 2, tmp_path)
+    assert "already trained" in capsys.readouterr().out
+    again = pd.read_csv(tmp_path / "results.csv")
+    assert again["test CSF"].tolist() == pytest.approx(rows["test CSF"].tolist())
+
+
+def test_summary_by_hand():
+    rows = pd.DataFrame({"variant": ["a", "a", "b"], "seed": [0, 1, 0], "budget": "epochs", "epochs": 6,
+                         "weights": [5, 5, 7], "seconds per epoch": [1.0, 3.0, 4.0], "validation CSF": 0.1,
+                         "test CSF": [0.8, 0.9, 0.7]})
+    table = ingredients.summary(rows)
+    assert table.loc[("epochs", "a"), "CSF"] == "0.8500 ± 0.0707" and table.loc[("epochs", "a"), "runs"] == 2
+    assert table.loc[("epochs", "a"), "seconds per epoch"] == 2 and table.loc[("epochs", "b"), "weights"] == 7
+    assert "validation CSF" not in table
+    assert ingredients.summary(rows, "validation").loc[("epochs", "a"), "CSF"] == "0.1000 ± 0.0000"
