@@ -1,11 +1,12 @@
 """Segment brain slices with an Improved U-Net: the modules, in the order data flows through them.
 
 data        Split, Dataset, DataError, the checks every set must pass, load(name, path, ...)
-datasets/   one module per source: practice, oasis (course slices, discs), volumes, lgg, nuclei
+datasets/   one module per source: practice, varied, oasis (course slices, discs), volumes, lgg, nuclei
 backend     Keras without start-up chatter; seeds, device and precision
 preprocess  Dataset -> augmented batches, uint8 all the way
 model       the blocks, improved_unet(), unet()
 train       loss, precision, schedule, fit with resume
-evaluate    predictions -> hard Dice per label, subject and image; the verdict
+evaluate    predictions -> Dice and its relatives per label, subject and image; uncertainty; the verdict
 show        every figure
+ingredients what each part of network and training buys, measured: python -m helpers.ingredients
 """

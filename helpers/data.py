@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import json
 import os
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from numbers import Integral
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 CACHE = Path("runs/cache")
 PARTS = ("images", "labels", "subjects")
-SOURCES = ("practice", "oasis", "volumes", "lgg", "nuclei")  # modules of helpers.datasets
+SOURCES = ("practice", "varied", "oasis", "volumes", "lgg", "nuclei")  # modules of helpers.datasets
 
 
 class DataError(Exception):
@@ -69,6 +69,10 @@ class Split:
     def __repr__(self):
         h, w, c = self.images.shape[1:]
         return f"{self.task.title}, {self.name}: {len(self)} slices {h}x{w}x{c} of {self.n_subjects} subjects"
+
+    def take(self, indices):
+        """The split's slices at `indices` only."""
+        return replace(self, **{part: getattr(self, part)[indices] for part in PARTS})
 
     @property
     def n_subjects(self):
@@ -131,7 +135,7 @@ class Dataset:
 
 
 def load(name, path=None, size=None, limit=None, seed=0):
-    """Load a data set: `practice` (made here, no download), `oasis`, `volumes`, `lgg` or `nuclei`.
+    """Load a data set: `practice` or `varied` (made here, no download), `oasis`, `volumes`, `lgg` or `nuclei`.
 
     `path` is where the data lies; `size` resizes every slice to size x size pixels (None keeps it as it
     is); `limit` keeps at most so many slices of each split, evenly spread; `seed` fixes what is random.

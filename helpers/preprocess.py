@@ -1,7 +1,5 @@
 """From a split to batches: uint8 all the way, augmented on training batches only."""
 
-from functools import cache
-
 import numpy as np
 from scipy import ndimage
 
@@ -12,9 +10,6 @@ MOVED = 0.7  # chance of rotation, scale and shift; the others stay as sharp as 
 ROTATION = 10  # degrees, standard deviation
 ZOOM = 0.08  # of the size, standard deviation
 SHIFT = 0.03  # of the frame, standard deviation
-BEND = 0.01  # of the frame, standard deviation
-KNOTS = 5  # along each side, of what bends and what shades
-SHADING = 0.1  # standard deviation of its logarithm: coils see some places brighter
 GAIN, GAMMA = 0.15, 0.2  # standard deviations of their logarithms
 NOISE = 0.08  # of the image's own standard deviation, at most: what is faint must not drown
 
@@ -58,61 +53,42 @@ def augment(images, labels, rng, mirrors):
 
     `mirrors` are the axes along which a mirror image is natural, as in `helpers.data.Task`.
     """
-    where = random_coordinates(len(images), *images.shape[1:3], rng, mirrors)
-    return change_greys(move(images, where, order=1), rng), move(labels, where, order=0)
+    moves = random_moves(len(images), *images.shape[1:3], rng, mirrors)
+    return change_greys(move(images, *moves, order=1), rng), move(labels, *moves, order=0)
 
 
-def random_coordinates(n, height, width, rng, mirrors):
-    """Where in the old picture each pixel of n new ones comes from, (n, 2, H, W), rows before columns.
+def random_moves(n, height, width, rng, mirrors):
+    """Mirror images, small rotations, scales and shifts: n affine maps from new to old pixels (row, column).
 
-    Mirror images; and, for a share of them, rotation and scale about the middle, shift and a smooth bending.
+    Matrices (n, 2, 2) and offsets (n, 2), as `scipy.ndimage.affine_transform` takes them.
     """
     moved = rng.random(n) < MOVED
     angle = np.deg2rad(rng.normal(0, ROTATION, n)) * moved
     zoom = np.exp(rng.normal(0, ZOOM, n) * moved)
     turn = zoom * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])  # (2, 2, n)
     mirror = np.stack([np.where((rng.random(n) < FLIP) & (axis in mirrors), -1, 1) for axis in (1, 2)])  # (2, n)
-    grid = np.indices((height, width), "float32")
-    middle = (np.array([height, width], "float32") - 1) / 2
-    shift = middle + rng.normal(0, SHIFT, (n, 2)) * moved[:, None] * (height, width)
-    matrix = (turn * mirror).transpose(2, 0, 1).astype("float32")  # mirrored first, then turned
-    turned = np.einsum("nij,jhw->nihw", matrix, grid - middle[:, None, None])
-    bent = [smooth_fields(2, height, width, rng) * BEND * height if bends else 0 for bends in moved]
-    return turned + shift.astype("float32")[:, :, None, None] + np.stack(np.broadcast_arrays(*bent, turned[0])[:-1])
+    matrices = (turn * mirror).transpose(2, 0, 1)  # mirrored first, then turned
+    middle = (np.array([height, width]) - 1) / 2  # turn about the middle
+    shift = rng.normal(0, SHIFT, (n, 2)) * moved[:, None] * (height, width)
+    return matrices, middle - matrices @ middle + shift
 
 
-def smooth_fields(n, height, width, rng):
-    """n smooth random fields (n, H, W) of mean about 0 and standard deviation about 1: a few knots, joined smoothly."""
-    knots = rng.standard_normal((n, KNOTS, KNOTS)).astype("float32")
-    return spline(height) @ knots @ spline(width).T
-
-
-@cache
-def spline(length):
-    """Matrix (length, KNOTS) that joins knots to a cubic spline: what scipy's zoom does, worked out once."""
-    return ndimage.zoom(np.eye(KNOTS, dtype="float32"), (length / KNOTS, 1), order=3, mode="nearest", grid_mode=True)
-
-
-def move(pictures, where, order):
-    """Pictures (n, H, W) or (n, H, W, C) read off at coordinates (n, 2, H, W): order 1 bilinear, 0 nearest neighbour.
-
-    Zeros come in from outside the frame.
-    """
+def move(pictures, matrices, offsets, order):
+    """Apply affine maps to pictures (n, H, W) or (n, H, W, C): order 1 bilinear, 0 nearest; zeros from outside."""
     moved = np.empty_like(pictures)
-    for new, old, place in zip(moved, pictures, where):
+    for new, old, matrix, offset in zip(moved, pictures, matrices, offsets):
         for channel in np.ndindex(old.shape[2:]):
-            new[(..., *channel)] = ndimage.map_coordinates(old[(..., *channel)], place, order=order)
+            new[(..., *channel)] = ndimage.affine_transform(old[(..., *channel)], matrix, offset, order=order)
     return moved
 
 
 def change_greys(images, rng):
-    """Give every image (n, H, W, C) its own gain, gamma, shading and noise."""
+    """Give every image (n, H, W, C) its own gain, gamma and noise."""
     each = (len(images), 1, 1, 1)
     gain, gamma = np.exp(rng.normal(0, GAIN, each)), np.exp(rng.normal(0, GAMMA, each))
     top = np.maximum(images.max(axis=(1, 2, 3), keepdims=True), 1)  # gamma against 255 would swallow faint images
     table = top * gain * (np.arange(256) / top) ** gamma  # (n, 1, 1, 256): 256 powers instead of one per pixel
     changed = np.stack([t.ravel()[image] for t, image in zip(table, images)])
-    changed *= np.exp(SHADING * smooth_fields(len(images), *images.shape[1:3], rng))[..., None]
     strength = rng.uniform(0, NOISE, each) * images.std(axis=(1, 2, 3), keepdims=True)
     noise = rng.standard_normal(images.shape, "float32") * strength.astype("float32")
     return np.clip(changed + noise, 0, 255).round().astype("uint8")

@@ -14,6 +14,13 @@ def split(name, subjects, labels=0, side=4):
                  np.array(subjects), TASK)
 
 
+def test_take_keeps_what_belongs_together():
+    whole = split("test", list("abc"))
+    some = whole.take([2, 0])
+    assert some.subjects.tolist() == ["c", "a"] and np.array_equal(some.images, whole.images[[2, 0]])
+    assert np.array_equal(some.labels, whole.labels[[2, 0]]) and some.task == whole.task and some.name == "test"
+
+
 def test_label_shares_by_hand():
     one = split("train", ["a", "b"])
     one.labels[0, :2] = 1  # 8 of 32 pixels
@@ -47,7 +54,7 @@ def test_shapes_must_agree():
 
 
 def test_load_says_what_there_is():
-    with pytest.raises(DataError, match="no data set 'oasys'.*practice, oasis, volumes, lgg, nuclei"):
+    with pytest.raises(DataError, match="no data set 'oasys'.*practice, varied, oasis, volumes, lgg, nuclei"):
         data.load("oasys")
     with pytest.raises(DataError, match="size is 0"):
         data.load("practice", size=0)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -159,6 +160,17 @@ def test_mirror_images_are_mirrored_back_and_averaged():
     assert np.allclose(both[..., 1:], 0.15) and np.allclose(both[..., 0], 0.5)
 
 
+def test_largest_component_of_each_subject():
+    guesses = np.zeros((4, 8, 8), np.uint8)
+    guesses[0, 1:3, 1:3], guesses[1, 3, 3] = 1, 1  # one piece through two slices: they touch at a corner
+    guesses[1, 6, :4] = 1  # a smaller one, though larger in its slice
+    guesses[3, 0, 0] = 2  # another subject's only piece
+    expected = guesses.copy()
+    expected[1, 6] = 0
+    kept = evaluate.largest_component(guesses, np.array(list("aabc")))
+    assert np.array_equal(kept, expected) and guesses[1, 6].any()
+
+
 def test_uncertainty_by_dropout():
     from helpers.backend import keras
 
@@ -169,8 +181,23 @@ def test_uncertainty_by_dropout():
     network = keras.Model(inputs, outputs)
     images = np.full((2, 8, 8, 1), 4.0, np.float32)
     images[0] = 0  # nothing to drop: both labels always equally probable
-    unsure, guesses = evaluate.uncertainty(network, images, samples=64)
-    assert unsure.shape == guesses.shape == (2, 8, 8) and np.allclose(unsure[0], 1, atol=1e-6)
+    unsure = evaluate.uncertainty(network, images, samples=64)
+    assert unsure.shape == (2, 8, 8) and np.allclose(unsure[0], 1, atol=1e-6)
     assert unsure.min() > 0.5 and unsure[1].max() > 0.99  # the two maps are alike, so dropout makes it a coin's throw
-    images[1] = 0
-    assert np.array_equal(evaluate.uncertainty(network, images, samples=2)[1], np.zeros((2, 8, 8), np.uint8))
+    once = evaluate.entropy(evaluate.probabilities(network, images))
+    assert np.allclose(once, 1, atol=1e-6)  # without dropout both maps are equal
+
+
+def test_entropy_is_a_share_of_the_largest():
+    assert np.allclose(evaluate.entropy(np.array([[0.25] * 4, [1, 0, 0, 0], [0.5, 0.5, 0, 0]])), [1, 0, 0.5])
+
+
+def test_gains_have_a_row_for_each_switch():
+    labels = np.zeros((2, 4, 4), np.uint8)
+    labels[:, 3, 3] = 2
+    split = Split("validation", np.zeros((2, 4, 4, 1), np.uint8), labels, np.array(["a", "a"]), TASK)
+    table = evaluate.gains(Position(), split)
+    assert table.index.tolist() == ["as it is", "with mirror images"]
+    assert table.index.name == "toy, validation: Dice (hard, pooled)"
+    tumour = replace(split, labels=labels // 2, task=replace(TASK, labels=TASK.labels[:2]))
+    assert len(evaluate.gains(Position(), tumour)) == 3

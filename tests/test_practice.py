@@ -56,3 +56,18 @@ def test_full_size():
     assert {name: len(numbers) for name, numbers in practice.numbered_subjects().items()} == {
         "train": 40, "validation": 6, "test": 8}
     assert practice.SLICES == 32 and practice.FRAME == 256
+
+
+def test_varied_brains_differ_more_and_some_have_no_skull():
+    course, varied = ([practice.make_subject(number, [4, 16, 28], 64, spread=spread) for number in range(12)]
+                      for spread in (practice.COURSE, practice.VARIED))
+    greys = [np.std([image[labels == 3].mean() for image, labels in made if (labels == 3).any()])
+             for made in (course, varied)]
+    assert greys[1] > 2 * greys[0]
+    bare = [not image[labels == 0].any() for image, labels in varied]
+    assert 2 <= sum(bare) <= 10 and all(image[labels == 0].max() > 100 for image, labels in course)
+
+
+def test_varied_is_a_data_set():
+    made = data.load("varied", size=32, limit=8)
+    assert made.task.title == "varied practice brains (synthetic)" and made.n_labels == 4

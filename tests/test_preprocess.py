@@ -22,60 +22,48 @@ def test_labels_stay_whole_numbers_in_range(brain):
         assert (new_labels != labels).mean() > 0.02 and (new_images != images).mean() > 0.3
 
 
-def coordinates(n, side, seed, mirrors=(1, 2)):
-    return preprocess.random_coordinates(n, side, side, np.random.default_rng(seed), mirrors)
+def random_moves(n, side, seed, mirrors=(1, 2)):
+    return preprocess.random_moves(n, side, side, np.random.default_rng(seed), mirrors)
 
 
 def test_image_and_label_move_together():
     # the label itself as the image: away from borders, where both ways of moving can only agree, they must
     labels = np.random.default_rng(0).integers(0, 4, (32, 4, 4)).repeat(16, 1).repeat(16, 2).astype(np.uint8)
-    where = coordinates(len(labels), 64, 1)
-    images, moved = preprocess.move(labels[..., None] * 80, where, 1), preprocess.move(labels, where, 0)
+    moves = random_moves(len(labels), 64, 1)
+    images, moved = preprocess.move(labels[..., None] * 80, *moves, 1), preprocess.move(labels, *moves, 0)
     inner = np.stack([ndimage.minimum_filter(m, 3) == ndimage.maximum_filter(m, 3, mode="constant", cval=255)
                       for m in moved])
     assert inner.mean() > 0.4 and (moved != labels).mean() > 0.2
     assert np.array_equal(images[..., 0][inner], moved[inner] * 80)
 
 
-def test_unbent_coordinates_turn_scale_and_shift(monkeypatch):
-    monkeypatch.setattr(preprocess, "BEND", 0)
+def test_moves_turn_scale_and_shift_about_the_middle(monkeypatch):
     monkeypatch.setattr(preprocess, "MOVED", 1)
-    known = np.column_stack([np.indices((32, 32)).reshape(2, -1).T - 15.5, np.ones(32 * 32)])
-    angles, zooms, shifts = [], [], []
-    for where in coordinates(300, 32, 2, ()):
-        fitted, residual, *_ = np.linalg.lstsq(known, where.reshape(2, -1).T, rcond=None)
-        assert residual.max() < 1e-5  # affine
-        matrix, zoom = fitted[:2], np.sqrt(np.linalg.det(fitted[:2]))
-        assert np.allclose(matrix @ matrix.T, zoom**2 * np.eye(2), atol=1e-4)  # a rotation, scaled
-        angles.append(np.rad2deg(np.arctan2(matrix[0, 1], matrix[0, 0])))
-        zooms.append(np.log(zoom))
-        shifts.append((fitted[2] - 15.5) / 32)
-    assert np.allclose([np.std(angles) / 10, np.std(zooms) / 0.08, np.std(shifts) / 0.03], 1, atol=0.15)
-
-
-def test_bending_is_smooth_and_gentle():
-    fields = preprocess.smooth_fields(200, 64, 48, np.random.default_rng(0))
-    assert fields.shape == (200, 64, 48) and abs(fields.mean()) < 0.05 and 0.8 < fields.std() < 1
-    # through the knots, and no steeper than knots a few standard deviations apart
-    assert np.abs(np.diff(fields, axis=1)).max() < 8 * preprocess.KNOTS / 64
+    matrices, offsets = random_moves(1000, 33, 2, ())
+    zooms = np.sqrt(np.linalg.det(matrices))
+    assert np.allclose(matrices @ matrices.transpose(0, 2, 1), zooms[:, None, None] ** 2 * np.eye(2))  # no shear
+    angles = np.rad2deg(np.arctan2(matrices[:, 0, 1], matrices[:, 0, 0]))
+    shifts = (matrices @ [16, 16] + offsets - 16) / 33  # of the middle pixel
+    assert np.allclose([angles.std() / 10, np.log(zooms).std() / 0.08, shifts.std() / 0.03], 1, atol=0.1)
 
 
 def test_a_known_flip(brain):
-    where = np.repeat(np.indices((64, 64))[None, :, ::-1], 4, 0)
-    for pictures in brain:
-        for order in (0, 1):
-            assert np.array_equal(preprocess.move(pictures, where, order), pictures[:, ::-1])
+    for axis, matrix in ((1, np.diag([-1, 1])), (2, np.diag([1, -1]))):
+        for pictures in brain:
+            for order in (0, 1):
+                offset = [63, 0] if axis == 1 else [0, 63]
+                assert np.array_equal(preprocess.move(pictures, [matrix] * 4, [offset] * 4, order),
+                                      np.flip(pictures, axis))
 
 
 @pytest.mark.parametrize("mirrors", [(), (1,), (2,), (1, 2)])
 def test_only_natural_mirrors(mirrors, monkeypatch):
     monkeypatch.setattr(preprocess, "MOVED", 0)
-    grid = np.indices((32, 32))
-    possible = {(): grid, (1,): grid[:, ::-1], (2,): grid[:, :, ::-1], (1, 2): grid[:, ::-1, ::-1]}
-    found = {axes for where in coordinates(64, 32, 0, mirrors) for axes, expected in possible.items()
-             if np.array_equal(where, expected)}
-    assert found == {axes for axes in possible if set(axes) <= set(mirrors)}
-    assert all(any(np.array_equal(where, p) for p in possible.values()) for where in coordinates(64, 32, 0, mirrors))
+    matrices, offsets = random_moves(64, 32, 0, mirrors)
+    signs = np.diagonal(matrices, axis1=1, axis2=2)
+    assert {*map(tuple, signs)} == {(a, b) for a in ((1, -1) if 1 in mirrors else (1,))
+                                    for b in ((1, -1) if 2 in mirrors else (1,))}
+    assert np.array_equal(offsets, np.where(signs < 0, 31, 0))  # a mirror image stays in the frame
 
 
 def test_greys_change_but_stay_greys(brain):

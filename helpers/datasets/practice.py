@@ -6,6 +6,7 @@ is its largest tissue share and its grey is the shares times that subject's grey
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -20,18 +21,37 @@ SLICES = 32  # per subject, 1 mm apart, from the thalamus upwards
 FRAME = 256  # mm, and pixels unless another size is asked for
 CENTRE = np.array([98.0, 117.0, 87.0])  # of the brain at the middle slice, in MNI152 voxels (x, y, z)
 SCALE = 0.95  # the OASIS atlas is smaller than MNI152: brain 171 x 137 mm on the real slice
-TASK = Task("practice brains (synthetic)", TISSUES, "made from the MNI152 maps that nilearn carries")
+ORIGIN = "made from the MNI152 maps that nilearn carries"
 
 
-def load(path=None, size=None, limit=None, seed=0):
+@dataclass(frozen=True)
+class Spread:
+    """How much subjects differ: standard deviations, or ranges (from, to) that a subject's value is drawn from."""
+
+    turn: float = 1.5  # degrees
+    stretch: float = 0.02  # of the size
+    shift: float = 1.5  # mm
+    grey: float = 4  # of a tissue's mean grey
+    blur: tuple[float, float] = (0.4, 0.8)  # mm
+    noise: tuple[float, float] = (1.5, 3.5)  # grey values
+    bias: float = 0.06  # of the grey value
+    spacing: tuple[float, float] = (1, 1)  # mm between slices
+    stripped: float = 0  # share of subjects without skull and scalp
+
+
+COURSE = Spread()  # as alike as the course's slices are
+VARIED = Spread(4, 0.06, 5, 12, (0.4, 1.6), (1.5, 8), 0.18, (1, 3.5), 0.5)
+
+
+def load(path=None, size=None, limit=None, seed=0, spread=COURSE, title="practice brains (synthetic)"):
     """Make 40 / 6 / 8 subjects of 32 slices: see `helpers.data.load`.
 
     A smaller `size` has larger pixels, each with the tissue at its middle. `path` is not used.
     """
-    splits = []
+    splits, task = [], Task(title, TISSUES, ORIGIN)
     for split, subjects in numbered_subjects().items():
         chosen = evenly(len(subjects) * SLICES, limit)
-        splits.append(Split(split, *make_split(subjects, chosen, size or FRAME, seed), TASK))
+        splits.append(Split(split, *make_split(subjects, chosen, size or FRAME, seed, spread), task))
     return Dataset(*splits)
 
 
@@ -41,28 +61,32 @@ def numbered_subjects():
     return {name: range(end - SUBJECTS[name], end) for name, end in zip(SUBJECTS, ends)}
 
 
-def make_split(subjects, chosen, size, seed):
+def make_split(subjects, chosen, size, seed, spread):
     """Images, labels and subject names of the `chosen` slices, counted over all subjects of a split."""
     atlas()  # made once, before the threads ask for it
     with ThreadPoolExecutor() as pool:
         made = list(pool.map(lambda s: make_subject(
-            subjects[s], chosen[chosen // SLICES == s] % SLICES, size, seed), np.unique(chosen // SLICES)))
+            subjects[s], chosen[chosen // SLICES == s] % SLICES, size, seed, spread), np.unique(chosen // SLICES)))
     images, labels = (np.concatenate(arrays) for arrays in zip(*made))
     names = np.array([f"practice_{subjects[index // SLICES]:03d}" for index in chosen])
     return images[..., None], labels, names
 
 
-def make_subject(number, slices, size=FRAME, seed=0):
+def make_subject(number, slices, size=FRAME, seed=0, spread=COURSE):
     """Images and labels, uint8 (n, size, size), of the given slices (0..31) of subject `number`."""
     rng = np.random.default_rng([seed, number])
     tissues, distance = atlas()
-    head, brain = where_slices_lie(slices, size, rng)  # (3, n, H, W) each
+    head, brain = where_slices_lie(slices, size, rng, spread)  # (3, n, H, W) each
     away = sample(distance, head, cval=60)  # mm from the brain's surface, negative inside
     inside = away < 3
     shares = np.zeros((3, *away.shape), np.float32)  # CSF, grey matter, white matter
     shares[:, inside] = individual(tissues, brain[:, inside], away[inside], rng)
     labels = np.where(away < 0, 1 + shares.argmax(0), 0).astype(np.uint8)
-    return paint(shares, away, head, rng), labels
+    image = paint(shares, away, head, rng, spread)
+    if rng.random() < spread.stripped:  # cut off what is not brain, and CSF on it down to some depth
+        cut = (away >= 0) | (labels == 1) & (away > -rng.uniform(0, 15))
+        image[cut], labels[cut] = 0, 0
+    return image, labels
 
 
 @lru_cache(1)
@@ -76,18 +100,18 @@ def atlas():
     return np.stack([grey, white]), ndimage.gaussian_filter(distance.astype(np.float32), 3)
 
 
-def where_slices_lie(slices, size, rng):
+def where_slices_lie(slices, size, rng, spread):
     """MNI152 voxel coordinates (3, n, H, W) of the slices' pixels, twice: for the head, and bent for the brain.
 
     Rows run left to right, columns back to front. The head is only turned and stretched, the brain within it
     is bent as well: registered heads are alike, the folds inside are not.
     """
     row, column = (np.mgrid[:size, :size] + 0.5) * FRAME / size - FRAME / 2
-    height = np.asarray(slices)[:, None, None] - SLICES / 2
+    height = (np.asarray(slices)[:, None, None] - SLICES / 2) * between(*spread.spacing, rng)
     points = np.stack(np.broadcast_arrays(row, column, height)).astype(np.float32)  # mm in the scanner
-    turn = Rotation.from_euler("xyz", rng.normal(0, 1.5, 3), degrees=True).as_matrix()
-    stretch = np.diag(rng.normal(1, 0.02, 3) / SCALE)
-    shift = (CENTRE + rng.normal(0, 1.5, 3)).astype(np.float32)
+    turn = Rotation.from_euler("xyz", rng.normal(0, spread.turn, 3), degrees=True).as_matrix()
+    stretch = np.diag(rng.normal(1, spread.stretch, 3) / SCALE)
+    shift = (CENTRE + rng.normal(0, spread.shift, 3)).astype(np.float32)
     head = np.tensordot((turn @ stretch).astype(np.float32), points, 1) + shift[:, None, None, None]
     bend = [smooth_field(head, 30, 2.0, rng) + smooth_field(head, 12, 0.8, rng) for _ in range(3)]
     return head, head + np.stack(bend)
@@ -112,21 +136,26 @@ def individual(tissues, points, away, rng):
     return sharp / sharp.sum(0)
 
 
-def paint(shares, away, points, rng):
+def paint(shares, away, points, rng, spread):
     """Grey images, uint8 (n, H, W), from tissue shares and the distance to the brain's surface in mm."""
-    greys = np.array([rng.normal(26, 4), rng.normal(78, 4), rng.normal(116, 5)])
-    blur = rng.uniform(0.4, 0.8) * shares.shape[-1] / FRAME  # mm, in pixels: a scanner mixes tissues at borders
+    greys = np.array([rng.normal(26, spread.grey), rng.normal(78, spread.grey), rng.normal(116, 1.25 * spread.grey)])
+    blur = rng.uniform(*spread.blur) * shares.shape[-1] / FRAME  # mm, in pixels: a scanner mixes tissues at borders
     tissue = np.tensordot(greys.astype(np.float32), shares, 1)
     tissue = ndimage.gaussian_filter(tissue, (0, blur, blur))
-    bias = 1 + smooth_field(points, 70, 0.06, rng)
+    bias = 1 + smooth_field(points, 70, spread.bias, rng)
     depth = away + smooth_field(points, 25, 0.8, rng)  # uneven thickness of skull and scalp
     shell = np.interp(depth, *shell_profile(rng)).astype(np.float32)
     blend = np.clip(away + 0.5, 0, 1)  # the edge of the brain is not a knife's
     image = ((1 - blend) * tissue + blend * shell) * bias
-    noise = rng.normal(0, rng.uniform(1.5, 3.5), (2, *image.shape)).astype(np.float32)
+    noise = rng.normal(0, rng.uniform(*spread.noise), (2, *image.shape)).astype(np.float32)
     scanned = depth < 26  # beyond, the release has cut the air to zero
     image = np.hypot(image + noise[0], noise[1]) * scanned  # Rician noise, as in magnitude images
     return np.clip(image, 0, 255).round().astype(np.uint8)
+
+
+def between(low, high, rng):
+    """A value drawn from a range; where the range is a point, nothing is drawn."""
+    return rng.uniform(low, high) if high > low else low
 
 
 def shell_profile(rng):
