@@ -68,8 +68,8 @@ def measure(dataset, epochs, batch_size, seeds, folder):
         print(f"\n{name}, seed {seed}, {epochs} epochs", flush=True)
         history = train.fit(network, dataset, epochs, folder / f"{name}-{epochs}epochs-seed{seed}".replace(" ", "_"),
                             batch_size=batch_size, seed=seed, **options)
-        row = {"variant": name, "seed": seed, "budget": budget, "epochs": epochs, "weights": network.count_params(),
-               "seconds per epoch": history["seconds"].median()}
+        row = {"data": dataset.task.title, "variant": name, "seed": seed, "budget": budget, "epochs": epochs,
+               "weights": network.count_params(), "seconds per epoch": history["seconds"].median()}
         for split in (dataset.validation, dataset.test):
             pooled = evaluate.score(split, evaluate.predict(network, split.images)).pooled
             row |= {f"{split.name} {label}": dice for label, dice in pooled.items()}
@@ -96,8 +96,9 @@ def summary(results, split="test"):
     groups = results.groupby(["budget", "variant"], sort=False)
     table = groups[names].agg(lambda dice: f"{dice.mean():.4f} ± {dice.std():.4f}")
     table.columns = [name.removeprefix(f"{split} ") for name in names]
-    return table.join(groups[["epochs", "seconds per epoch", "weights"]].median()).astype(
+    table = table.join(groups[["epochs", "seconds per epoch", "weights"]].median()).astype(
         {"epochs": int, "weights": int}).join(groups.size().rename("runs"))
+    return table.rename_axis(f"{results['data'].iloc[0]}, {split}: Dice (hard, pooled)", axis=1)
 
 
 def main(words=None):
@@ -107,7 +108,7 @@ def main(words=None):
     for name, default, text in (
             ("dataset", "practice", "as in the notebook"), ("data", "", "path of the data"),
             ("size", 128, "slices are SIZE x SIZE pixels"), ("limit", 320, "slices of each split, at most"),
-            ("epochs", 6, "of each run"), ("batch", 8, "slices in a step"), ("seeds", 3, "runs of each variant"),
+            ("epochs", 5, "of each run"), ("batch", 8, "slices in a step"), ("seeds", 3, "runs of each variant"),
             ("to", "runs/ingredients", "folder of the results")):
         options.add_argument(f"--{name}", default=default, type=type(default), help=text)
     chosen = options.parse_args(words)

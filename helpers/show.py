@@ -230,11 +230,12 @@ def confusion(scores):
     return made
 
 
-def ingredients(results, title):
+def ingredients(results):
     """Mean Dice without background of each variant, a point a run and a bar at their mean; one panel a budget."""
     names = [column for column in results if column.startswith("test ") and column != "test background"]
     variants = results["variant"].unique()[::-1]
-    made, axes = figure(1, 2, 6, 1 + 0.42 * len(variants), f"{title}: what each ingredient buys")
+    made, axes = figure(1, 2, 6, 1 + 0.42 * len(variants), f"{results['data'].iloc[0]}: what each ingredient buys")
+    axes[0, 1].sharex(axes[0, 0])
     for ax, (budget, rows) in zip(axes[0], results.groupby("budget")):
         for place, variant in enumerate(variants):
             dice = rows.loc[rows["variant"] == variant, names].mean(axis=1)

@@ -116,9 +116,10 @@ def test_confusion_shows_its_table(split):
 
 
 def test_ingredients_draw_every_run():
-    rows = pd.DataFrame({"variant": ["all", "less"] * 4, "budget": ["epochs"] * 4 + ["seconds"] * 4,
+    rows = pd.DataFrame({"data": "toy", "variant": ["all", "less"] * 4, "budget": ["epochs"] * 4 + ["seconds"] * 4,
                          "test background": 0.99, "test a": [0.9, 0.8, 0.92, 0.7] * 2, "test b": 0.5})
-    figure = show.ingredients(rows, "toy")
+    figure = show.ingredients(rows)
+    assert texts(figure).startswith("toy: ")
     assert [ax.get_title() for ax in figure.axes] == ["the same epochs", "the same seconds"]
     runs = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert runs == [pytest.approx([0.65, 0.6]), pytest.approx([0.7, 0.71])]
