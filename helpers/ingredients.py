@@ -14,14 +14,15 @@ from helpers import backend, data, evaluate, model, train
 from helpers.backend import keras
 
 REFERENCE = "Improved U-Net"
+DROPOUT = 0.1  # the notebook's
 GENTLE = 1e-3  # learning rate of networks without normalisation: 3e-3 is too much for them
 
 
 def variants(shape, n_labels):
     """{name: (function that builds the network, other arguments of `train.fit`)}, the whole recipe first."""
-    def build(**options):
+    def build(dropout=DROPOUT, **options):
         """The Improved U-Net."""
-        return model.improved_unet(shape, n_labels, **options)
+        return model.improved_unet(shape, n_labels, dropout=dropout, **options)
 
     return {
         REFERENCE: (build, {}),
@@ -29,6 +30,7 @@ def variants(shape, n_labels):
         "without residuals": (lambda: without_residuals(build()), {}),
         "without deep supervision": (lambda: build(supervised=1), {}),
         "without dropout": (lambda: build(dropout=0.0), {}),
+        "dropout 0.3, as in the paper": (lambda: build(dropout=0.3), {}),
         "without augmentation": (build, {"augment": False}),
         "with averaged weights (EMA)": (build, {"average": 0.99}),
         "plain U-Net, cross-entropy": (lambda: model.unet(shape, n_labels, filters=16),

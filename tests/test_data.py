@@ -67,21 +67,16 @@ def test_evenly():
     assert data.evenly(9, 3).tolist() == [0, 4, 8]
 
 
-def test_resize_keeps_labels_and_averages_greys():
-    label = np.array([[0, 3], [3, 0]], np.uint8).repeat(4, 0).repeat(4, 1)  # 8x8: four blocks
-    assert data.resize(label, 4, is_label=True).tolist() == label[::2, ::2].tolist()
-    checks = np.indices((8, 8)).sum(0).astype(np.uint8) % 2 * 200
-    assert np.abs(data.resize(checks, 2).astype(int) - 100).max() <= 25  # grey, not black or white
-    assert data.resize(label, None) is label
-
-
-@pytest.mark.parametrize("side", [64, 80, 96, 128])
-def test_image_and_mask_are_resized_to_the_same_place(side):
-    disc = (np.hypot(*(np.indices((side, side)) - side / 2.3)) < side / 5).astype(np.uint8)
-    grey, label = data.resize(disc * 200, 32) / 200, data.resize(disc, 32, is_label=True)
-    where = [np.array([(axis * picture).sum() / picture.sum() for axis in np.indices((32, 32))])
-             for picture in (grey, label)]
-    assert np.abs(where[0] - where[1]).max() < 0.06  # of a pixel, between the centres of mass
+@pytest.mark.parametrize("side", [32, 64, 80, 300])
+def test_image_and_mask_are_resized_by_the_same_pixels(side):
+    colours = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
+    small = data.resize(colours, 32)
+    assert small.shape == (32, 32, 3)
+    for channel in range(3):  # a mask with the greys of one channel
+        assert np.array_equal(data.resize(colours[..., channel], 32), small[..., channel])
+    rows, columns = (np.floor((np.arange(32) + 0.5) * side / 32).astype(int),) * 2
+    assert np.array_equal(small, colours[rows][:, columns])  # nearest to the middle of each new pixel
+    assert data.resize(colours, None) is colours
 
 
 def toy_set(grey=0):

@@ -17,12 +17,13 @@ def test_each_variant_lacks_what_its_name_says():
     assert kinds(whole) == kinds(model.improved_unet((32, 32, 1), 4))
     norms = kinds(whole).count("GroupNormalization")
     assert [kinds(net).count("GroupNormalization") for net in networks.values()] == [
-        1, norms, norms, norms, norms, norms, 1]  # the one left is the input's own
+        1, norms, norms, norms, norms, norms, norms, 1]  # the one left is the input's own
     without = networks["without normalisation"]
     assert kinds(without).count("Identity") == norms - 1
     assert kinds(networks["without deep supervision"]).count("Add") == 5 and kinds(whole).count("Add") == 7
-    dropouts = [la for la in networks["without dropout"].layers if isinstance(la, layers.SpatialDropout2D)]
-    assert [layer.rate for layer in dropouts] == [0] * 5
+    for name, rate in (("without dropout", 0), ("dropout 0.3, as in the paper", 0.3), ("without residuals", 0.1)):
+        dropouts = [la for la in networks[name].layers if isinstance(la, layers.SpatialDropout2D)]
+        assert [layer.rate for layer in dropouts] == [rate] * 5
     assert "GroupNormalization" in kinds(networks["with averaged weights (EMA)"])
 
 

@@ -59,7 +59,7 @@ def read_pair(files, image, mask, size):
     strange = np.setdiff1d(drawn, [0, 255])
     if len(strange):
         raise DataError(f"{mask} has the greys {strange[:8].tolist()}; a mask has only 0 and 255.")
-    return resize(picture, size), resize(drawn // 255, size, is_label=True)
+    return resize(picture, size), resize(drawn // 255, size)
 
 
 def make_split(name, whole, task):

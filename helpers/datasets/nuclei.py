@@ -59,4 +59,4 @@ def read_one(files, name, image, masks, size):
         if drawn.shape != merged.shape:
             raise DataError(f"{mask} is {drawn.shape} pixels, its picture {merged.shape}. They must be equal.")
         merged |= (drawn > 0).astype(np.uint8)
-    return resize(picture, size), resize(merged, size, is_label=True)
+    return resize(picture, size), resize(merged, size)

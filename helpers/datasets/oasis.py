@@ -102,7 +102,7 @@ def read_split(files, split, slices, size=None, limit=None):
         """Read one pair into its place."""
         _, image, mask = pairs[index]
         images[index, ..., 0] = resize(read_slice(files, image, shape), size)
-        labels[index] = resize(to_labels(read_slice(files, mask, shape), mask, files), size, is_label=True)
+        labels[index] = resize(to_labels(read_slice(files, mask, shape), mask, files), size)
 
     in_parallel(fill, range(len(pairs)))
     task = Task(f"{files.path.name} (OASIS layout)", TISSUES, files.path.name)
