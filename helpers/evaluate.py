@@ -71,10 +71,12 @@ def uncertainty(network, images, samples=16, batch_size=32):
     The network predicts `samples` times with its dropout on (Gal and Ghahramani 2016, arXiv 1506.02142); the entropy
     of the mean probabilities is the uncertainty.
     """
-    sampler = keras.Model(network.input, network(network.input, training=True))
-    return np.concatenate([
-        entropy(sum(probabilities(sampler, images[at:at + CHUNK], (), batch_size) for _ in range(samples)) / samples)
-        for at in range(0, len(images), CHUNK)])
+    found = []
+    for at in range(0, len(images), batch_size):
+        batch = images[at:at + batch_size]  # called, not `predict`ed: that would turn dropout off
+        mean = sum(keras.ops.convert_to_numpy(network(batch, training=True)) for _ in range(samples)) / samples
+        found.append(entropy(mean))
+    return np.concatenate(found)
 
 
 def entropy(probabilities):
