@@ -182,8 +182,9 @@ class Scores:
         low, high = self.interval()
         pooled = {name: measure(name, self.confusion.sum(0)) for name in ("IoU", "precision", "recall")}
         volume = 100 * pd.DataFrame(measure("volume error", self.by_subject[1]), columns=self.labels)
-        return pd.DataFrame({"Dice": self.pooled, "95 % from": low, "to": high, **pooled,
-                             "volume error, mean %": volume.mean(), "mean of its size, %": volume.abs().mean()})
+        table = pd.DataFrame({"Dice": self.pooled, "95 % from": low, "to": high, **pooled,
+                              "volume error, mean %": volume.mean(), "mean of its size, %": volume.abs().mean()})
+        return table.rename_axis(f"{self.title}, pooled", axis=1)
 
     def interval(self, seed=0):
         """95 % bootstrap interval of the pooled Dice over subjects, two arrays (L,); NaN with fewer than 3 subjects."""
@@ -235,7 +236,7 @@ def surface_distances(split, guesses):
         hausdorff, mean = np.mean(found, axis=0) if found else (np.nan, np.nan)
         rows[label.name] = {"Hausdorff 95 % (pixels)": hausdorff, "mean surface distance (pixels)": mean,
                             "slices": len(found), "slices with the label only in one": alone}
-    return pd.DataFrame(rows).T
+    return pd.DataFrame(rows).T.rename_axis(f"{split.task.title}, {split.name}", axis=1)
 
 
 def to_surface(mask, other):
