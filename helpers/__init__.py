@@ -8,5 +8,4 @@ model       the blocks, improved_unet(), unet()
 train       loss, precision, schedule, fit with resume
 evaluate    predictions -> Dice and its relatives per label, subject and image; uncertainty; the verdict
 show        every figure
-ingredients what each part of network and training buys, measured: python -m helpers.ingredients
 """

@@ -1,21 +1,24 @@
 """What each ingredient buys: one thing at a time taken from the network or its training, on the same data and budget.
 
-    python -m helpers.ingredients --help
+    python tests/benchmark_ingredients.py --help
 
 Each variant is trained for the same epochs and, where it is faster or slower, once more for the same seconds.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import pandas as pd
 
-from helpers import backend, data, evaluate, model, train
-from helpers.backend import keras
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from helpers import backend, data, evaluate, model, train  # noqa: E402
+from helpers.backend import keras  # noqa: E402
 
 REFERENCE = "Improved U-Net"
 DROPOUT = 0.1  # the notebook's
 GENTLE = 1e-3  # learning rate of networks without normalisation: a second change in those rows, not a measured need
+CROSS_ENTROPY = "sparse_categorical_crossentropy"  # Keras's name
 
 
 def variants(shape, n_labels):
@@ -33,9 +36,42 @@ def variants(shape, n_labels):
         "dropout 0.3, as in the paper": (lambda: build(dropout=0.3), {}),
         "without augmentation": (build, {"augment": False}),
         "with averaged weights (EMA)": (build, {"average": 0.99}),
+        "loss: cross-entropy alone": (build, {"loss": CROSS_ENTROPY}),
+        "loss: Dice alone": (build, {"loss": dice_alone}),
+        "loss: Dice without background": (build, {"loss": dice_without_background}),
+        "loss: Dice and focal": (build, {"loss": dice_and_focal}),
         "plain U-Net, cross-entropy": (lambda: model.unet(shape, n_labels, filters=16),
-                                       {"learning_rate": GENTLE, "loss": "sparse_categorical_crossentropy"}),
+                                       {"learning_rate": GENTLE, "loss": CROSS_ENTROPY}),
     }
+
+
+def one_hot(truth, probabilities):
+    """Labels (B, H, W) as (B, H, W, L), float32, for Keras's own losses."""
+    return keras.ops.one_hot(keras.ops.cast(truth, "int32"), probabilities.shape[-1], dtype="float32")
+
+
+def dice_loss(wanted, probabilities):
+    """1 - soft Dice, each label's over the whole batch, averaged over labels."""
+    return keras.ops.mean(keras.losses.dice(wanted, probabilities, axis=(0, 1, 2)))
+
+
+def dice_alone(truth, probabilities):
+    """1 - soft Dice, averaged over labels, without cross-entropy."""
+    return dice_loss(one_hot(truth, probabilities), probabilities)
+
+
+def dice_without_background(truth, probabilities):
+    """1 - soft Dice, averaged over all labels but background, plus cross-entropy."""
+    wanted = one_hot(truth, probabilities)
+    cross_entropy = keras.ops.mean(keras.losses.categorical_crossentropy(wanted, probabilities))
+    return dice_loss(wanted[..., 1:], probabilities[..., 1:]) + cross_entropy
+
+
+def dice_and_focal(truth, probabilities):
+    """1 - soft Dice plus focal cross-entropy (Lin et al. 2017), Keras's alpha and gamma."""
+    wanted = one_hot(truth, probabilities)
+    focal = keras.ops.mean(keras.losses.categorical_focal_crossentropy(wanted, probabilities))
+    return dice_loss(wanted, probabilities) + focal
 
 
 def without_normalisation(network):
@@ -105,7 +141,7 @@ def summary(results, split="test"):
 
 def main(words=None):
     """Read the command line, load the data, measure and print the summary."""
-    options = argparse.ArgumentParser(prog="python -m helpers.ingredients", description=__doc__,
+    options = argparse.ArgumentParser(description=__doc__,
                                       formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name, default, text in (
             ("dataset", "practice", "as in the notebook"), ("data", "", "path of the data"),

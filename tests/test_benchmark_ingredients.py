@@ -1,10 +1,11 @@
+import benchmark_ingredients as ingredients
 import numpy as np
 import pandas as pd
 import pytest
 from keras import layers
 from test_train import toy  # noqa: F401
 
-from helpers import ingredients, model, train
+from helpers import model, train
 
 
 def kinds(network):
@@ -17,7 +18,7 @@ def test_each_variant_lacks_what_its_name_says():
     assert kinds(whole) == kinds(model.improved_unet((32, 32, 1), 4))
     norms = kinds(whole).count("GroupNormalization")
     assert [kinds(net).count("GroupNormalization") for net in networks.values()] == [
-        1, norms, norms, norms, norms, norms, norms, 1]  # the one left is the input's own
+        1, *[norms] * 10, 1]  # the one left is the input's own
     without = networks["without normalisation"]
     assert kinds(without).count("Identity") == norms - 1
     assert kinds(networks["without deep supervision"]).count("Add") == 5 and kinds(whole).count("Add") == 7
@@ -36,6 +37,22 @@ def test_without_residuals_what_comes_in_goes_through_the_convolutions_only():
             layer.set_weights([0 * w for w in layer.get_weights()])
     flat = net.predict(images, verbose=0)
     assert np.allclose(flat, net.predict(255 - images, verbose=0), atol=1e-6)
+
+
+def test_losses_against_each_other():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, (2, 32, 32))
+    guess = rng.dirichlet(np.ones(3), (2, 32, 32)).astype("float32")
+    whole, cross = float(train.dice_and_cross_entropy(truth, guess)), -np.log(np.take_along_axis(
+        guess, truth[..., None], -1)).mean()
+    assert float(ingredients.dice_alone(truth, guess)) == pytest.approx(whole - cross, abs=1e-3)  # one pixel is added there
+    soft = [2 * np.where(truth == k, guess[..., k], 0).sum() / ((truth == k).sum() + guess[..., k].sum())
+            for k in range(3)]
+    assert float(ingredients.dice_without_background(truth, guess)) == pytest.approx(
+        1 - np.mean(soft[1:]) + cross, abs=1e-4)
+    sure = np.take_along_axis(guess, truth[..., None], -1)
+    assert float(ingredients.dice_and_focal(truth, guess)) == pytest.approx(
+        1 - np.mean(soft) + (-0.25 * (1 - sure) ** 2 * np.log(sure)).mean(), abs=1e-4)
 
 
 def test_measure_and_summary(toy, tmp_path, monkeypatch, capsys):  # noqa: F811
