@@ -138,6 +138,19 @@ def check_shape(shape, levels):
                          f"Choose a size such as {step * 8} or {step * 16}.")
 
 
+def levels(network):
+    """A network that gives the segmentation of every supervised level, coarsest first, each with those before it added.
+
+    Each is (B, h, w, L) before the softmax; the last is what `network` itself decides by.
+    """
+    segments = {}
+    for layer in network.layers:
+        block, _, part = layer.name.partition("-")
+        if block.startswith("segment_") and part in ("conv", "add"):  # the sum comes after the convolution
+            segments[block] = layer.output
+    return keras.Model(network.input, list(segments.values()), name="levels")
+
+
 def blocks(network):
     """One row per block of a built network, in the order data flows: layers, output shape (H, W, C), weights."""
     rows = {}

@@ -109,31 +109,47 @@ def connections(net):
     return {(start, end) for start, end in found if start != end}
 
 
-def losses(history, task):
-    """Training and validation loss over the epochs."""
-    made, axes = figure(1, 1, 8, 3.8, f"{task.title}: loss")
-    ax, epochs = axes[0, 0], history.index + 1
-    ax.plot(epochs, history["loss"], "o-", color="#0072B2", label="training (augmented slices)")
-    ax.plot(epochs, history["val_loss"], "s--", color="#D55E00", label="validation")
-    ax.set(xlabel="epoch", ylabel="loss: 1 - soft Dice + cross-entropy", ylim=(0, None))
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend()
+def row(pictures, title=None):
+    """Grey pictures (H, W, 1) of any size in a row, {what it is: picture}, each on a grey scale of its own."""
+    made, axes = figure(1, len(pictures), 3.2, 3.4, title)
+    for ax, (name, picture) in zip(axes[0], pictures.items()):
+        picture = np.squeeze(np.asarray(picture))
+        ax.imshow(picture, cmap="gray", interpolation="nearest")
+        ax.set_title(f"{name}: {picture.shape[0]}x{picture.shape[1]}")
+        ax.axis("off")
     return made
 
 
-def dice_curves(history, task):
-    """Validation Dice of every label over the epochs, with the epoch that was kept."""
-    made, axes = figure(1, 1, 8, 3.8, f"{task.title}: validation Dice")
-    ax, epochs = axes[0, 0], history.index + 1
+def levels(net, split, index):
+    """What deep supervision adds: labels of one slice by the coarsest segmentation alone, then with each finer one."""
+    found = model.levels(net).predict(split.images[index:index + 1], verbose=0)
+    made, axes = figure(1, len(found) + 1, 3.2, 3.6, f"{split.task.title}, {split.name}: the answer, level by level")
+    for number, (ax, maps) in enumerate(zip(axes[0], found), start=1):
+        what = f"coarsest {number} added" if number > 1 else "coarsest alone"
+        draw_labels(ax, maps[0].argmax(-1), split.task, f"{what}: {maps.shape[1]}x{maps.shape[2]}")
+    draw_labels(axes[0, -1], split.labels[index], split.task, "truth")
+    legend(made, split.task)
+    return made
+
+
+def curves(history, task):
+    """Loss of training and validation, and validation Dice of every label, over the epochs so far."""
+    made, axes = figure(1, 2, 6, 3.8, f"{task.title}: training")
+    left, right, epochs = *axes[0], history.index + 1
+    left.plot(epochs, history["loss"], "o-", color="#0072B2", label="training (augmented slices)")
+    left.plot(epochs, history["val_loss"], "s--", color=WRONG, label="validation")
+    left.set(xlabel="epoch", ylabel="loss: 1 - soft Dice + cross-entropy", ylim=(0, None))
+    left.legend()
     for label, marker in zip(task.labels, "osD^vP"):
-        ax.plot(epochs, history[f"val_dice {label.name}"], marker=marker, color=label.colour, label=label.name)
+        right.plot(epochs, history[f"val_dice {label.name}"], marker=marker, color=label.colour, label=label.name)
     kept = epochs[history["val_worst dice"].argmax()]
-    ax.axvline(kept, color="#888888", linestyle=":", label=f"kept: epoch {kept} (best worst label)")
-    ax.axhline(NEEDED, color="#888888", linestyle="--", linewidth=1, label=f"needed: {NEEDED}")
-    ax.set(xlabel="epoch", ylabel="hard Dice, pooled (0 to 1)",
-           ylim=(min(0.85, ax.dataLim.y0) - 0.02, 1.005))
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(loc="lower right", fontsize=9)
+    right.axvline(kept, color="#888888", linestyle=":", label=f"kept: epoch {kept} (best worst label)")
+    right.axhline(NEEDED, color="#888888", linestyle="--", linewidth=1, label=f"needed: {NEEDED}")
+    right.set(xlabel="epoch", ylabel="validation: hard Dice, pooled (0 to 1)",
+              ylim=(min(0.85, right.dataLim.y0) - 0.02, 1.005))
+    right.legend(loc="lower right", fontsize=9)
+    for ax in axes[0]:
+        ax.xaxis.get_major_locator().set_params(integer=True)
     return made
 
 
@@ -179,6 +195,38 @@ def compared(split, guesses, titles, what):
         draw_slice(row[3], split.images[index], f"error: {100 * wrong.mean():.2f} % of pixels")
         draw_errors(row[3], wrong)
     legend(made, split.task, error=True)
+    return made
+
+
+def overlays(split, n=4):
+    """Slices spread over a split, under their labels."""
+    chosen = np.unique(np.linspace(0, len(split) - 1, n + 2).round().astype(int)[1:-1])
+    made, axes = figure(1, len(chosen), title=f"{split.name}: labels over slices")
+    for ax, index in zip(axes[0], chosen):
+        draw_overlay(ax, split.images[index], split.labels[index], split.task, f"slice {index + 1} of {len(split)}")
+    legend(made, split.task)
+    return made
+
+
+def one(split, index, layer, guesses=None, unsure=None, opacity=0.5, shown=None):
+    """One slice, bare and under a `layer`: truth, prediction, error or uncertainty. See `helpers.play.browser`."""
+    image, task = split.images[index], split.task
+    made, axes = figure(1, 2, 4.6, 4.8, title=f"{task.title}: {split.subjects[index]}")
+    draw_slice(axes[0, 0], image, "slice")
+    ax = axes[0, 1]
+    if layer == "uncertainty":
+        drawn = ax.imshow(unsure(image[None])[0], cmap="magma", vmin=0, vmax=1)
+        ax.axis("off")
+        made.colorbar(drawn, ax=ax, label="entropy / log L (0 sure, 1 no idea)", shrink=0.8)
+    elif layer == "error":
+        wrong = split.labels[index] != guesses[index]
+        draw_slice(ax, image)
+        draw_errors(ax, wrong, opacity)
+        layer = f"error: {100 * wrong.mean():.2f} % of pixels"
+    else:
+        draw_overlay(ax, image, split.labels[index] if layer == "truth" else guesses[index], task, "", opacity, shown)
+    ax.set_title(layer)
+    legend(made, task, error=layer.startswith("error"))
     return made
 
 
@@ -274,9 +322,18 @@ def draw_labels(ax, labels, task, title=""):
     ax.axis("off")
 
 
-def draw_errors(ax, wrong):
+def draw_overlay(ax, image, labels, task, title="", opacity=0.5, shown=None):
+    """One image (H, W, C) under its labels (H, W), except background; `shown` are the labels to draw, all if None."""
+    draw_slice(ax, image, title)
+    shown = range(1, len(task.labels)) if shown is None else shown
+    hidden = ~np.isin(labels, [label for label in shown if label > 0])
+    ax.imshow(np.ma.masked_where(hidden, labels), cmap=ListedColormap([label.colour for label in task.labels]),
+              vmin=-0.5, vmax=len(task.labels) - 0.5, alpha=opacity, interpolation="nearest")
+
+
+def draw_errors(ax, wrong, opacity=1.0):
     """Wrong pixels (H, W) in their own colour, over what is drawn already."""
-    ax.imshow(np.ma.masked_where(~wrong, wrong), cmap=ListedColormap([WRONG]), interpolation="nearest")
+    ax.imshow(np.ma.masked_where(~wrong, wrong), cmap=ListedColormap([WRONG]), alpha=opacity, interpolation="nearest")
 
 
 def legend(made, task, error=False):

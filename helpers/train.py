@@ -72,16 +72,17 @@ def schedule(steps, learning_rate, warm_up=0.05):
 
 
 def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight_decay=1e-4, seed=0,
-        loss=dice_and_cross_entropy, augment=True, average=0.0):
+        loss=dice_and_cross_entropy, augment=True, average=0.0, callbacks=()):
     """Train on `dataset.train`, keep the epoch whose worst label has the best validation Dice, return the history.
 
     `loss` is a function of labels (B, H, W) and probabilities (B, H, W, L), or the name of one of Keras's; `augment`
     changes training slices at random; `average` above 0 validates and keeps a running average of the weights, which
-    forgets all but this share of itself at each step (EMA).
+    forgets all but this share of itself at each step (EMA); `callbacks` are called after this function's own.
 
     Everything lands in the folder `run`: best weights and their score, `history.csv`, `settings.json`. Called again
     with the same settings, a stopped run goes on after its last whole epoch and a finished one is read back; with
-    others, RunError. The network ends up with the best weights.
+    others, RunError. The network ends up with the best weights, also when training is interrupted (Jupyter's stop
+    button, Ctrl-C) after its first epoch.
     """
     run = Path(run)
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
@@ -94,7 +95,7 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
                 "loss": getattr(loss, "__name__", loss), "augment": augment, "average": average}
     history = open_run(run, settings)
     if len(history) < epochs:
-        train_rest(network, dataset, run, settings, history, loss)
+        train_rest(network, dataset, run, settings, history, loss, callbacks)
         history = read_history(run)
     else:
         print(f"{run} is already trained: its best weights are read back. Give another run name to train anew.")
@@ -108,8 +109,8 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
     return history
 
 
-def train_rest(network, dataset, run, settings, history, loss):
-    """Train the epochs of `settings` that `history` lacks."""
+def train_rest(network, dataset, run, settings, history, loss, more):
+    """Train the epochs of `settings` that `history` lacks, or as many as come before an interruption."""
     batch_size, epochs = min(settings["batch_size"], len(dataset.train)), settings["epochs"]
     training = Batches(dataset.train, batch_size, augment=settings["augment"], shuffle=True, seed=settings["seed"],
                        workers=min(4, os.cpu_count() or 1))
@@ -121,11 +122,16 @@ def train_rest(network, dataset, run, settings, history, loss):
     network.compile(optimizer, loss, metrics=[HardDice(names)])
     callbacks = [Progress(epochs, len(training), names), KeepBest(run),
                  keras.callbacks.CSVLogger(run / "history.csv", append=True),
-                 keras.callbacks.BackupAndRestore(str(run / "backup"), double_checkpoint=True)]
+                 keras.callbacks.BackupAndRestore(str(run / "backup"), double_checkpoint=True), *more]
     if averaging:
         callbacks.insert(0, Averaged(resumed=len(history) > 0))
-    network.fit(training, validation_data=Batches(dataset.validation, batch_size), epochs=epochs, verbose=0,
-                callbacks=callbacks)
+    try:
+        network.fit(training, validation_data=Batches(dataset.validation, batch_size), epochs=epochs, verbose=0,
+                    callbacks=callbacks)
+    except KeyboardInterrupt:
+        if not (run / BEST).exists():
+            raise
+        print(f"Stopped: the best weights so far are kept. Run this again to go on, up to {epochs} epochs.")
 
 
 def open_run(run, settings):

@@ -1,3 +1,4 @@
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -71,3 +72,10 @@ def test_varied_brains_differ_more_and_some_have_no_skull():
 def test_varied_is_a_data_set():
     made = data.load("varied", size=32, limit=8)
     assert made.task.title == "varied practice brains (synthetic)" and made.n_labels == 4
+
+
+def test_a_scan_is_the_subject_whichever_way_it_lies(tmp_path):
+    written = nib.load(practice.write_scan(tmp_path / "new" / "scan.nii.gz", number=2, seed=1))
+    assert nib.aff2axcodes(written.affine) == ("P", "S", "R")
+    images, _ = practice.make_subject(2, range(32), seed=1)
+    assert np.array_equal(nib.as_closest_canonical(written).get_fdata().transpose(2, 0, 1), images)

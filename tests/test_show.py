@@ -46,11 +46,21 @@ def test_curves_draw_the_history():
     history = pd.DataFrame({"loss": [2.0, 1.0], "val_loss": [1.5, 0.8], "val_worst dice": [0.6, 0.5]})
     for label in TASK.labels:
         history[f"val_dice {label.name}"] = [0.6, 0.7]
-    lines = show.losses(history, TASK).axes[0].lines
+    losses, dice = show.curves(history, TASK).axes
+    lines = losses.lines
     assert lines[0].get_ydata().tolist() == [2.0, 1.0] and lines[1].get_ydata().tolist() == [1.5, 0.8]
     assert lines[0].get_xdata().tolist() == [1, 2]
-    dice = show.dice_curves(history, TASK).axes[0]
     assert "kept: epoch 1" in " ".join(t.get_text() for t in dice.get_legend().get_texts())
+
+
+def test_an_overlay_draws_the_labels_asked_for(split):
+    figure = show.overlays(split, 2)
+    drawn = figure.axes[0].images[1].get_array()
+    index = 2 if "slice 3 of 8" in texts(figure) else None
+    assert drawn.count() == (split.labels[index] > 0).sum()
+    _, [[ax]] = show.figure()
+    show.draw_overlay(ax, split.images[0], split.labels[0], TASK, opacity=0.3, shown=[2])
+    assert set(ax.images[1].get_array().compressed()) == {2} and ax.images[1].get_alpha() == 0.3
 
 
 def test_boxes_and_comparison(split):
@@ -123,3 +133,16 @@ def test_ingredients_draw_every_run():
     assert [ax.get_title() for ax in figure.axes] == ["the same epochs", "the same seconds"]
     runs = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert runs == [pytest.approx([0.65, 0.6]), pytest.approx([0.7, 0.71])]
+
+
+def test_levels_end_with_what_the_network_decides(split):
+    net = model.improved_unet((16, 16, 1), 4, filters=4, levels=4)
+    drawn = [ax.images[0].get_array() for ax in show.levels(net, split, 3).axes]
+    assert [picture.shape for picture in drawn] == [(4, 4), (8, 8), (16, 16), (16, 16)]
+    assert np.array_equal(drawn[2], evaluate.predict(net, split.images[3:4])[0])
+    assert np.array_equal(drawn[3], split.labels[3])
+
+
+def test_row_shows_every_picture_with_its_size():
+    figure = show.row({"a": np.zeros((4, 6, 1)), "b": np.ones((2, 3, 1))}, "two")
+    assert "a: 4x6" in texts(figure) and "b: 2x3" in texts(figure) and "two" in texts(figure)

@@ -160,3 +160,36 @@ def test_float16_scales_the_loss(toy, tmp_path):
         keras.mixed_precision.set_dtype_policy("float32")
     assert isinstance(net.optimizer, keras.optimizers.LossScaleOptimizer)
     assert np.isfinite(history["loss"]).all()
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Somebody presses the stop button in the first batch of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch, self.now = epoch, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.now == self.epoch:
+            raise KeyboardInterrupt
+
+
+def test_an_interruption_keeps_the_best_weights_and_can_be_taken_up_again(toy, tmp_path, capsys):
+    network = small()
+    history = train.fit(network, toy, 4, tmp_path / "run", batch_size=4, callbacks=[Interrupt(2)])
+    assert len(history) == 2 and "Stopped: the best weights" in capsys.readouterr().out
+    kept = small()
+    kept.load_weights(tmp_path / "run" / train.BEST)
+    images = toy.test.images
+    assert np.array_equal(network.predict(images, verbose=0), kept.predict(images, verbose=0))
+    whole = train.fit(small(), toy, 4, tmp_path / "whole", batch_size=4)
+    resumed = train.fit(small(), toy, 4, tmp_path / "run", batch_size=4)
+    assert np.allclose(resumed["loss"], whole["loss"], rtol=0.01)
+
+
+def test_an_interruption_before_anything_was_learned_stops(toy, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(small(), toy, 2, tmp_path / "run", batch_size=4, callbacks=[Interrupt(0)])

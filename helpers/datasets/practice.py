@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
+import nibabel as nib
 import numpy as np
 from nilearn import datasets as nilearn_data
 from scipy import ndimage
@@ -87,6 +88,16 @@ def make_subject(number, slices, size=FRAME, seed=0, spread=COURSE):
         cut = (away >= 0) | (labels == 1) & (away > -rng.uniform(0, 15))
         image[cut], labels[cut] = 0, 0
     return image, labels
+
+
+def write_scan(file, number=53, seed=0, axes="PSR"):
+    """Write subject `number` as a NIfTI volume whose axes run towards `axes` (53: the last test subject); its path."""
+    images, _ = make_subject(number, range(SLICES), seed=seed)
+    upright = nib.Nifti1Image(images.transpose(1, 2, 0), np.diag([1.0, 1.0, 1.0, 1.0]))  # left to right, back to front
+    turn = nib.orientations.ornt_transform(*map(nib.orientations.axcodes2ornt, ("RAS", axes)))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(upright.as_reoriented(turn), file)
+    return file
 
 
 @lru_cache(1)

@@ -99,15 +99,20 @@ def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING):
     """
     volume = resample_to_output(volume, (1, 1, spacing), order=1)
     labels = resample_from_to(labels, volume, order=0)
-    greys, labels = np.asarray(volume.dataobj), np.asarray(labels.dataobj).round().astype(np.uint8)
+    greys, labels = to_greys(volume), np.asarray(labels.dataobj).round().astype(np.uint8)
     heights = np.flatnonzero(labels.any((0, 1)))
     if not len(heights):
         raise DataError(f"A label volume has no tissue on slices {spacing} mm apart: it labels next to nothing.")
     first = heights[0] + round(start * (heights[-1] - heights[0]))
     chosen = range(first, heights[-1] + 1)[:count]
-    top = np.percentile(greys[greys > 0], 99.9) if (greys > 0).any() else 1
-    greys = np.clip(greys * (255 / top), 0, 255).round().astype(np.uint8)
     return tuple(np.stack([framed(array[:, :, z]) for z in chosen]) for array in (greys, labels))
+
+
+def to_greys(volume):
+    """A volume's values as greys, uint8: from 0 to its 99.9th percentile above 0."""
+    values = np.asarray(volume.dataobj)
+    top = np.percentile(values[values > 0], 99.9) if (values > 0).any() else 1
+    return np.clip(values * (255 / top), 0, 255).round().astype(np.uint8)
 
 
 def framed(plane):
@@ -115,7 +120,7 @@ def framed(plane):
     for axis in (0, 1):
         spare = FRAME - plane.shape[axis]
         if spare < 0:
-            plane = plane.take(range(-spare // 2, -spare // 2 + FRAME), axis)
+            plane = plane.take(range(-(spare // 2), -(spare // 2) + FRAME), axis)
         else:
             plane = np.pad(plane, [(spare // 2, spare - spare // 2) if a == axis else (0, 0) for a in (0, 1)])
     return plane

@@ -1,0 +1,124 @@
+"""A trained network on a scan of your own: a volume or a picture in, a mask on the scan's own grid out."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from nibabel.processing import resample_from_to, resample_to_output
+from PIL import Image
+
+from helpers import evaluate
+from helpers.data import DataError, Split, resize
+from helpers.datasets.volumes import FRAME, framed, read_volume, to_greys
+
+VOLUME = re.compile(r"(.+?)\.(nii|nii\.gz|hdr|img)", re.IGNORECASE)  # a volume's file name
+MODES = ("L", "LA", "P", "RGB", "RGBA")  # 8-bit pictures
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A scan with the labels found: as a Split of slices to look at, as a mask file, as a table of volumes.
+
+    `file` is the mask, written on the scan's own grid; `table` says how much of each label there is.
+    """
+
+    split: Split
+    file: Path
+    table: pd.DataFrame
+
+    def __repr__(self):
+        return f"{self._caption()}\n{self.table.to_string()}"
+
+    def _repr_html_(self):
+        return f"<p><b>{self._caption()}</b></p>{self.table.to_html()}"
+
+    def _caption(self):
+        return f"{self.split.name}: {len(self.split)} slices predicted; the mask is in {self.file}"
+
+
+def scan(network, file, task, folder):
+    """Segment one scan, a NIfTI or Analyze volume or an 8-bit picture, and write its mask into `folder`.
+
+    A volume may have any orientation and spacing; its mask, `NAME_labels.nii.gz`, has the same grid and the labels 0
+    to L - 1, and the table gives millilitres. A picture must lie as the training slices do; its mask,
+    `NAME_labels.png`, has the same size and the labels' greys. Every slice is predicted, those far from what the
+    network was trained on too. Raises DataError, naming the file, on what cannot be read.
+    """
+    file = Path(file).expanduser()
+    if not file.is_file():
+        raise DataError(f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    kind = of_volume if VOLUME.fullmatch(file.name) else of_picture
+    return kind(network, file, task, Path(folder))
+
+
+def of_volume(network, file, task, folder):
+    """Segment a volume: axial slices of 1 mm, as `helpers.datasets.volumes` lays them out, and back to its grid."""
+    size, channels = network.input_shape[2:]
+    if channels != 1:
+        raise DataError(f"{file.name} is a volume, with one grey value a voxel; this network takes {channels} "
+                        "channels. Train on brain slices first.")
+    volume = read_volume(file)
+    upright = resample_to_output(volume, (1, 1, 1), order=1)
+    greys = to_greys(upright)
+    images = np.stack([resize(framed(plane), size) for plane in np.moveaxis(greys, 2, 0)])[..., None]
+    guesses = evaluate.probabilities(network, images, task.mirrors)
+    place = upright.affine @ frame_affine(upright.shape, size)
+    labels = np.argmax([on_grid(volume, guesses[..., k], place, outside=k == 0)
+                        for k in range(len(task.labels))], axis=0).astype(np.uint8)
+    written = folder / f"{VOLUME.fullmatch(file.name)[1]}_labels.nii.gz"
+    nib.save(nib.Nifti1Image(labels, volume.affine), written)
+    voxels = np.bincount(labels.ravel(), minlength=len(task.labels))
+    millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
+    table = pd.DataFrame({"voxels": voxels, "millilitres": millilitres.round(1)}, [n.name for n in task.labels])
+    return Segmented(to_split(file, images, guesses, task), written, table)
+
+
+def frame_affine(shape, size):
+    """From pixels of the network's slices (row, column, slice) to voxels of the upright volume that was framed."""
+    step = FRAME / size
+    affine = np.diag([step, step, 1.0, 1.0])
+    affine[:2, 3] = [step // 2 - (FRAME - n) // 2 for n in shape[:2]]  # the pixel `resize` picks; then the padding
+    return affine
+
+
+def on_grid(volume, maps, affine, outside):
+    """Probabilities (n, H, W) of one label, linearly interpolated on the grid of a volume; `outside` the slices."""
+    return np.asarray(resample_from_to(nib.Nifti1Image(np.moveaxis(maps, 0, 2), affine), volume, order=1,
+                                       cval=float(outside)).dataobj, np.float32)
+
+
+def of_picture(network, file, task, folder):
+    """Segment a picture, padded to a square and brought to the network's size; the mask has the picture's size."""
+    size, channels = network.input_shape[2:]
+    try:
+        with Image.open(file) as opened:
+            if opened.mode not in MODES:
+                raise DataError(f"{file.name} is a picture of mode {opened.mode}; save it as 8-bit grey or colour.")
+            picture = np.array(opened.convert("L" if channels == 1 else "RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file.name} is neither a readable picture nor a volume (.nii, .nii.gz, .hdr) ({error}). "
+                        "Copy or export it again.") from error
+    height, width = picture.shape[:2]
+    side, top, left = max(height, width), abs(min(0, height - width)) // 2, abs(min(0, width - height)) // 2
+    square = np.zeros((side, side, *picture.shape[2:]), np.uint8)
+    square[top:top + height, left:left + width] = picture
+    image = resize(square, size).reshape(1, size, size, channels)
+    guess = evaluate.probabilities(network, image, task.mirrors)
+    maps = [Image.fromarray(guess[0, ..., k]).resize((side, side), Image.Resampling.BILINEAR)
+            for k in range(len(task.labels))]
+    labels = np.argmax(maps, axis=0)[top:top + height, left:left + width]
+    written = folder / f"{file.stem}_labels.png"
+    Image.fromarray(np.array([label.grey for label in task.labels], np.uint8)[labels]).save(written)
+    pixels = np.bincount(labels.ravel(), minlength=len(task.labels))
+    table = pd.DataFrame({"pixels": pixels, "% of the picture": (100 * pixels / labels.size).round(2)},
+                         [label.name for label in task.labels])
+    return Segmented(to_split(file, image, guess, task), written, table)
+
+
+def to_split(file, images, probabilities, task):
+    """The slices of one scan, with their most probable labels in the place of truth."""
+    return Split(file.name, images, probabilities.argmax(-1).astype(np.uint8), np.full(len(images), file.name), task)

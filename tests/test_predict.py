@@ -1,0 +1,124 @@
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, ornt_transform
+from PIL import Image
+from test_volumes import head
+
+from helpers import evaluate, predict
+from helpers.data import TISSUES, DataError, Label, Task
+
+TASK = Task("heads", TISSUES, "made")
+
+
+class ByGrey:
+    """In a network's place: the label is the grey value's quarter, whichever way the slice is mirrored."""
+
+    def __init__(self, size=256, channels=1):
+        self.input_shape = (None, size, size, channels)
+
+    def predict(self, images, batch_size, verbose):
+        greys = images.mean(-1)
+        return np.stack([greys < 42, (greys >= 42) & (greys < 127), (greys >= 127) & (greys < 212), greys >= 212],
+                        axis=-1).astype("float32")
+
+
+def dice(volume, written):
+    labels = nib.load(written)
+    assert labels.shape == volume.shape and np.allclose(labels.affine, volume.affine)
+    assert labels.get_data_dtype() == np.uint8
+    return evaluate.dice(np.asarray(volume.dataobj) / 100, np.asarray(labels.dataobj), 4)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR", "PIR", "ASL"])
+@pytest.mark.parametrize("size", [256, 128])
+def test_a_volume_of_any_orientation_gets_its_labels_back_on_its_own_grid(axes, size, tmp_path):
+    image, _ = head()
+    image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes)))
+    nib.save(image, tmp_path / "my.scan.nii.gz")
+    before = (tmp_path / "my.scan.nii.gz").read_bytes()
+    found = predict.scan(ByGrey(size), tmp_path / "my.scan.nii.gz", TASK, tmp_path / "run")
+    assert found.file == tmp_path / "run" / "my.scan_labels.nii.gz"
+    truth = np.bincount((np.asarray(image.dataobj) // 100).ravel().astype(int))
+    if size == 256:
+        assert dice(image, found.file).tolist() == [1, 1, 1, 1]
+        assert found.table["voxels"].tolist() == truth.tolist()
+        assert found.table["millilitres"].tolist() == (truth / 1000).round(1).tolist()  # voxels of 1 mm
+    else:  # pixels of 2 mm: up to half of one is lost at each border, but nothing is moved
+        assert dice(image, found.file)[[0, 2, 3]].min() > 0.92
+        middles = [np.mean(np.nonzero(array), axis=1) for array in (image.dataobj, nib.load(found.file).dataobj)]
+        assert np.abs(np.subtract(*middles)).max() < 0.6
+    assert found.split.images.shape == (30, size, size, 1) and found.split.labels.max() == 3
+    assert "30 slices" in repr(found) and "white matter" in found._repr_html_()
+    assert (tmp_path / "my.scan.nii.gz").read_bytes() == before
+
+
+@pytest.mark.parametrize("spacing", [(1, 1.5, 0.8), (0.7, 0.7, 3), (2, 2, 2)])
+def test_a_volume_of_any_spacing_and_tilt(spacing, tmp_path):
+    image, _ = head(spacing=spacing)
+    turn = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, 0.05, 0.1))
+    image = nib.Nifti1Image(np.asarray(image.dataobj), turn @ image.affine)
+    nib.save(image, tmp_path / "tilted.nii")
+    found = predict.scan(ByGrey(), tmp_path / "tilted.nii", TASK, tmp_path / "run")
+    scores = dice(image, found.file)
+    assert scores[0] > 0.97 and scores[2:].min() > 0.9  # the thin label lies between greys that interpolation mixes
+    truth = (np.asarray(image.dataobj) == 300).sum() * np.prod(spacing) / 1000
+    assert found.table.loc["white matter", "millilitres"] == pytest.approx(truth, rel=0.1)
+
+
+def test_a_volume_larger_than_the_frame_is_cut_and_background_outside(tmp_path):
+    array = np.full((301, 60, 20), 200, np.int16)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "wide.nii.gz")
+    labels = np.asarray(nib.load(predict.scan(ByGrey(), tmp_path / "wide.nii.gz", TASK, tmp_path).file).dataobj)
+    seen = np.flatnonzero(labels.any((1, 2)))
+    assert len(seen) == 256 and seen[0] in (22, 23) and set(np.unique(labels)) == {0, 3}
+
+
+def test_analyze_pairs_are_read(tmp_path):
+    nib.save(nib.Spm99AnalyzeImage(np.asarray(next(head()).dataobj), np.diag([1.0, 1, 1, 1])), tmp_path / "old.hdr")
+    for ending in ("hdr", "img"):
+        found = predict.scan(ByGrey(), tmp_path / f"old.{ending}", TASK, tmp_path)
+        assert found.file.name == "old_labels.nii.gz" and found.table["voxels"].sum() == 40 * 60 * 30
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 40), (40, 64)])
+def test_a_picture_gets_a_mask_of_its_size_in_the_labels_greys(shape, tmp_path):
+    picture = np.zeros(shape, np.uint8)
+    picture[10:30, 8:36], picture[12:20, 10:20] = 170, 255
+    Image.fromarray(picture).save(tmp_path / "slice.png")
+    found = predict.scan(ByGrey(64), tmp_path / "slice.png", TASK, tmp_path / "run")
+    assert found.file.name == "slice_labels.png"
+    assert np.array_equal(np.array(Image.open(found.file)), picture)
+    assert found.table["pixels"].tolist() == [picture.size - 560, 0, 480, 80]
+
+
+def test_a_colour_picture(tmp_path):
+    Image.fromarray(np.full((20, 20, 4), 255, np.uint8)).save(tmp_path / "cells.png")
+    task = Task("cells", (Label("background", 0, "#000000"), Label("nuclei", 255, "#56B4E9")), "made", (1, 2))
+
+    class Colour(ByGrey):
+        def predict(self, images, **options):
+            assert images.shape == (1, 32, 32, 3)
+            return super().predict(images, **options)[..., [0, 3]]
+
+    found = predict.scan(Colour(32, 3), tmp_path / "cells.png", task, tmp_path)
+    assert (np.array(Image.open(found.file)) == 255).all()
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    network = ByGrey()
+    with pytest.raises(DataError, match="No file is at .*nowhere.png"):
+        predict.scan(network, tmp_path / "nowhere.png", TASK, tmp_path)
+    with pytest.raises(DataError, match="No file is at"):
+        predict.scan(network, tmp_path, TASK, tmp_path)
+    for name in ("text.txt", "broken.png", "broken.nii.gz", "broken.hdr"):
+        (tmp_path / name).write_text("not a scan")
+        with pytest.raises(DataError, match=f"{name} "):
+            predict.scan(network, tmp_path / name, TASK, tmp_path)
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match="deep.png is a picture of mode I;16"):
+        predict.scan(network, tmp_path / "deep.png", TASK, tmp_path)
+    nib.save(next(head()), tmp_path / "grey.nii.gz")
+    with pytest.raises(DataError, match="grey.nii.gz is a volume.*3 channels"):
+        predict.scan(ByGrey(64, 3), tmp_path / "grey.nii.gz", TASK, tmp_path)
+    assert not list(tmp_path.glob("*_labels*"))
