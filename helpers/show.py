@@ -2,10 +2,12 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyBboxPatch, Patch
 
 from helpers import model, preprocess
+from helpers.data import evenly
 from helpers.evaluate import NEEDED
 
 STYLE = {"figure.dpi": 80, "savefig.dpi": 80, "figure.facecolor": "white", "font.size": 11, "axes.titlesize": 11,
@@ -206,6 +208,28 @@ def overlays(split, n=4):
         draw_overlay(ax, split.images[index], split.labels[index], split.task, f"slice {index + 1} of {len(split)}")
     legend(made, split.task)
     return made
+
+
+def sweep(split, guesses, subject, file, most=16):
+    """Write an animated GIF to `file`: at most so many slices of one subject, bare and under their labels; its path."""
+    own = np.flatnonzero(split.subjects == subject)
+    own = own[evenly(len(own), most)]
+    made, axes = figure(1, 2, 3.2, 3.5, title=f"{split.task.title}: {subject}")
+    legend(made, split.task)
+
+    def draw(place):
+        """Put one slice in the place of the last."""
+        for ax in axes[0]:
+            ax.clear()
+        draw_slice(axes[0, 0], split.images[own[place]], f"slice {place + 1} of {len(own)}")
+        draw_overlay(axes[0, 1], split.images[own[place]], guesses[own[place]], split.task, "prediction", 0.6)
+
+    draw(0)
+    made.canvas.draw()  # lays everything out once
+    made.set_layout_engine("none")  # and keeps it there
+    file.parent.mkdir(parents=True, exist_ok=True)
+    FuncAnimation(made, draw, frames=len(own)).save(file, writer=PillowWriter(fps=5))
+    return file
 
 
 def one(split, index, layer, guesses=None, unsure=None, opacity=0.5, shown=None):

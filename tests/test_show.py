@@ -146,3 +146,11 @@ def test_levels_end_with_what_the_network_decides(split):
 def test_row_shows_every_picture_with_its_size():
     figure = show.row({"a": np.zeros((4, 6, 1)), "b": np.ones((2, 3, 1))}, "two")
     assert "a: 4x6" in texts(figure) and "b: 2x3" in texts(figure) and "two" in texts(figure)
+
+
+def test_sweep_has_a_frame_for_every_slice_of_the_subject(split, tmp_path):
+    with Image.open(show.sweep(split, split.labels, "b", tmp_path / "new" / "sweep.gif")) as made:
+        assert made.n_frames == 4 and made.format == "GIF"
+        first = np.asarray(made.convert("RGB"))
+        made.seek(3)
+        assert (np.asarray(made.convert("RGB")) != first).any()
