@@ -28,17 +28,19 @@ class Live(keras.callbacks.Callback):
         super().__init__()
         self.run, self.task, self.handle = run, task, None
 
+    def on_train_begin(self, logs=None):
+        """Take a place in the notebook."""
+        if not os.environ.get("STATIC"):
+            self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+
     def on_epoch_end(self, epoch, logs=None):
         """Draw the history so far in the place of the last drawing."""
-        made = show.curves(train.read_history(self.run), self.task)
-        if self.handle is None:
-            self.handle = display(made, display_id=True)
-        else:
-            self.handle.update(made)
+        if self.handle:
+            self.handle.update(show.curves(train.read_history(self.run), self.task))
 
     def on_train_end(self, logs=None):
         """Leave the place to what the notebook shows next."""
-        if self.handle is not None:
+        if self.handle:
             self.handle.update({"text/plain": ""}, raw=True)
 
 
@@ -48,14 +50,14 @@ def browser(split, guesses=None, unsure=None):
     `guesses` (N, H, W) are predictions; without them only the split's own labels can be shown. `unsure` maps images
     (n, H, W, C) to uncertainty (n, H, W), 0 to 1; it is called for the slice in view only.
     """
-    layers = [layer for layer in LAYERS[:3 if unsure is None else 4]] if guesses is not None else ["truth"]
+    layers = ["labels"] if guesses is None else LAYERS[:3] if unsure is None else LAYERS
     names = sorted(set(split.subjects.tolist()))
     subject = widgets.Dropdown(options=names, description="subject")
     place = widgets.IntSlider(description="slice", min=1, max=1, continuous_update=False)
-    layer = widgets.ToggleButtons(options=layers, value=layers[-1 if len(layers) == 1 else 1], description="show")
+    layer = widgets.ToggleButtons(options=layers, value=layers[len(layers) > 1], description="show")
     opacity = widgets.FloatSlider(description="opacity", value=0.5, min=0, max=1, step=0.1, continuous_update=False)
     labels = [widgets.ToggleButton(value=True, description=label.name) for label in split.task.labels[1:]]
-    picture = widgets.Image(format="png")
+    picture = widgets.Image(format="png", layout={"align_self": "flex-start", "max_width": "100%"})
     own = {name: [i for i, s in enumerate(split.subjects.tolist()) if s == name] for name in names}
 
     def draw(*_):
@@ -83,7 +85,7 @@ def browser(split, guesses=None, unsure=None):
 def picker(network, task, folder):
     """Choose a scan of your own: upload it (an Analyze volume: both files), or give its path; see it segmented."""
     upload = widgets.FileUpload(multiple=True, description="a scan")
-    path = widgets.Text(placeholder="or its path, then Enter", continuous_update=False)
+    path = widgets.Text(placeholder="or its path, then Enter", continuous_update=False, layout={"width": "60%"})
     said, place = widgets.HTML(), widgets.VBox()
 
     def segment(file):

@@ -1,7 +1,7 @@
 """A trained network on a scan of your own: a volume or a picture in, a mask on the scan's own grid out."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -121,4 +121,5 @@ def of_picture(network, file, task, folder):
 
 def to_split(file, images, probabilities, task):
     """The slices of one scan, with their most probable labels in the place of truth."""
+    task = replace(task, title=f"labels by a network trained on {task.title}")
     return Split(file.name, images, probabilities.argmax(-1).astype(np.uint8), np.full(len(images), file.name), task)

@@ -233,7 +233,7 @@ def sweep(split, guesses, subject, file, most=16):
 
 
 def one(split, index, layer, guesses=None, unsure=None, opacity=0.5, shown=None):
-    """One slice, bare and under a `layer`: truth, prediction, error or uncertainty. See `helpers.play.browser`."""
+    """One slice, bare and under a `layer`: labels or truth (the split's), prediction, error, uncertainty."""
     image, task = split.images[index], split.task
     made, axes = figure(1, 2, 4.6, 4.8, title=f"{task.title}: {split.subjects[index]}")
     draw_slice(axes[0, 0], image, "slice")
@@ -248,7 +248,8 @@ def one(split, index, layer, guesses=None, unsure=None, opacity=0.5, shown=None)
         draw_errors(ax, wrong, opacity)
         layer = f"error: {100 * wrong.mean():.2f} % of pixels"
     else:
-        draw_overlay(ax, image, split.labels[index] if layer == "truth" else guesses[index], task, "", opacity, shown)
+        labels = guesses if layer == "prediction" else split.labels
+        draw_overlay(ax, image, labels[index], task, "", opacity, shown)
     ax.set_title(layer)
     legend(made, task, error=layer.startswith("error"))
     return made

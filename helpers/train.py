@@ -120,7 +120,8 @@ def train_rest(network, dataset, run, settings, history, loss, more):
     optimizer = keras.optimizers.AdamW(schedule(epochs * len(training), settings["learning_rate"]),
                                        settings["weight_decay"], clipnorm=1.0, **averaging)
     network.compile(optimizer, loss, metrics=[HardDice(names)])
-    callbacks = [Progress(epochs, len(training), names), KeepBest(run),
+    progress = Progress(epochs, len(training), names)
+    callbacks = [progress, KeepBest(run),
                  keras.callbacks.CSVLogger(run / "history.csv", append=True),
                  keras.callbacks.BackupAndRestore(str(run / "backup"), double_checkpoint=True), *more]
     if averaging:
@@ -131,6 +132,8 @@ def train_rest(network, dataset, run, settings, history, loss, more):
     except KeyboardInterrupt:
         if not (run / BEST).exists():
             raise
+        for callback in (progress, *more):
+            callback.on_train_end()
         print(f"Stopped: the best weights so far are kept. Run this again to go on, up to {epochs} epochs.")
 
 

@@ -53,12 +53,12 @@ def test_what_the_browser_draws_is_the_slice_chosen(split, monkeypatch):
     drawn = []
     monkeypatch.setattr(show, "one", lambda *all_: drawn.append(all_) or show.figure()[0])
     found = controls(play.browser(split).panel)
-    assert found["show"].options == ("truth",)
+    assert found["show"].options == ("labels",)
     found["subject"].value = "b"
     found["slice"].value = 5
     found["grey matter"].value = False
     _, index, layer, guesses, unsure, opacity, shown = drawn[-1]
-    assert (index, layer, guesses, unsure, opacity, shown) == (7, "truth", None, None, 0.5, [1, 3])
+    assert (index, layer, guesses, unsure, opacity, shown) == (7, "labels", None, None, 0.5, [1, 3])
 
 
 def test_shown_where_widgets_are_not_alive(split, monkeypatch):
@@ -103,8 +103,9 @@ def test_the_picker_shows_the_scan_or_what_is_wrong(split, monkeypatch, tmp_path
 def test_live_curves_grow_and_go(tmp_path, monkeypatch):
     shown = []
     handle = types.SimpleNamespace(update=lambda made, **options: shown.append(made))
-    monkeypatch.setattr(play, "display", lambda made, display_id: shown.append(made) or handle)
+    monkeypatch.setattr(play, "display", lambda made, raw, display_id: handle)
     live = play.Live(tmp_path, TASK)
+    live.on_train_begin()
     row = {"loss": 1.0, "val_loss": 1.0, "val_worst dice": 0.5} | {f"val_dice {la.name}": 0.5 for la in TASK.labels}
     for epoch in range(2):
         pd.DataFrame([row] * (epoch + 1)).rename_axis("epoch").to_csv(tmp_path / "history.csv")

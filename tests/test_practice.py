@@ -25,8 +25,7 @@ def test_mean_greys_are_near_the_real_ones(made):
 
 def test_brain_lies_sideways_inside_a_bright_scalp_called_background(made):
     images, labels = made
-    rows, columns = np.argwhere(labels[0, 0] > 0).ptp(0) if hasattr(np.ndarray, "ptp") else np.ptp(
-        np.argwhere(labels[0, 0] > 0), 0)
+    rows, columns = np.ptp(np.argwhere(labels[0, 0] > 0), axis=0)
     assert 120 < rows < 155 and 155 < columns < 190  # the real slice's: 136 and 170
     outside = images[labels == 0]
     assert (outside > 150).mean() > 0.03 and images[labels > 0].max() < 200

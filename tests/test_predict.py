@@ -49,6 +49,7 @@ def test_a_volume_of_any_orientation_gets_its_labels_back_on_its_own_grid(axes, 
         middles = [np.mean(np.nonzero(array), axis=1) for array in (image.dataobj, nib.load(found.file).dataobj)]
         assert np.abs(np.subtract(*middles)).max() < 0.6
     assert found.split.images.shape == (30, size, size, 1) and found.split.labels.max() == 3
+    assert found.split.task.title == "labels by a network trained on heads"
     assert "30 slices" in repr(found) and "white matter" in found._repr_html_()
     assert (tmp_path / "my.scan.nii.gz").read_bytes() == before
 

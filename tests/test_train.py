@@ -180,7 +180,8 @@ class Interrupt(keras.callbacks.Callback):
 def test_an_interruption_keeps_the_best_weights_and_can_be_taken_up_again(toy, tmp_path, capsys):
     network = small()
     history = train.fit(network, toy, 4, tmp_path / "run", batch_size=4, callbacks=[Interrupt(2)])
-    assert len(history) == 2 and "Stopped: the best weights" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert len(history) == 2 and "Stopped: the best weights" in said
     kept = small()
     kept.load_weights(tmp_path / "run" / train.BEST)
     images = toy.test.images
