@@ -57,7 +57,9 @@ def in_colab():
 
 
 def mount():
-    """Mount Google Drive (Colab asks for leave) and return the folder of one's own files."""
+    """Mount Google Drive (Colab asks for leave) and return the folder of one's own files; RuntimeError elsewhere."""
+    if not in_colab():
+        raise RuntimeError("DRIVE is for Colab, which alone can mount Google Drive: set it to False.")
     importlib.import_module("google.colab.drive").mount(str(DRIVE))
     return DRIVE / "MyDrive"
 

@@ -80,10 +80,22 @@ def test_a_project_is_uploaded_where_no_address_is_given(project, google, tmp_pa
 
 
 def test_what_cannot_be_fetched_is_said(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="Is PROJECT the address"):
-        run_set_up(tmp_path, "file:///nowhere/at/all", monkeypatch)
-    with pytest.raises(SystemExit, match="Open the notebook from a clone"):
+    for source in ("file:///nowhere/at/all", ""):
+        with pytest.raises(SystemExit, match="Open the notebook from a clone"):
+            run_set_up(tmp_path, source, monkeypatch)
+    with pytest.raises(RuntimeError, match="DRIVE is for Colab"):
+        colab.mount()
+
+
+def test_a_wrong_upload_can_be_mended(project, google, tmp_path, monkeypatch):
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "photo.txt").write_text("not the project")
+    sources = iter([tmp_path / "wrong", project.parent])
+    google.files.upload = lambda: {Path(shutil.make_archive("upload", "zip", next(sources))).name: b""}
+    with pytest.raises(SystemExit, match="does not give it"):
         run_set_up(tmp_path, "", monkeypatch)
+    run_set_up(tmp_path, "", monkeypatch)
+    assert Path.cwd() == tmp_path / "content" / "project" / "oasis"
 
 
 def test_results_go_to_drive_and_a_zip_comes_from_there(google, tmp_path, monkeypatch):
