@@ -89,6 +89,7 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
         if value < 1:
             raise RunError(f"{name} is {value}; it must be 1 or more.")
     settings = {"network": network.name, "weights": network.count_params(),
+                "dropout": max((getattr(layer, "rate", 0) for layer in network.layers), default=0),
                 "data": fingerprint(dataset.train, dataset.validation), "slices": len(dataset.train),
                 "epochs": epochs, "batch_size": batch_size,
                 "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed,
