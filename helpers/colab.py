@@ -24,24 +24,17 @@ def install_missing(requirements=REQUIREMENTS):
     """
     lines = requirements.read_text().partition(NOT_NEEDED)[0].splitlines()
     wanted = [line.partition("#")[0].strip() for line in lines]
-    missing = [line for line in wanted if line and not is_installed(re.match(r"[\w.-]+", line)[0])]
+    missing = [line for line in wanted if line and not any(importlib.metadata.distributions(
+        name=re.match(r"[\w.-]+", line)[0]))]
     if missing:
-        there = sorted({f"{found.metadata['Name']}=={found.version}" for found in importlib.metadata.distributions()})
+        names = {found.name for found in importlib.metadata.distributions()} - {None}
+        there = sorted({f"{name}=={importlib.metadata.version(name)}" for name in names})  # the copy that is imported
         with tempfile.TemporaryDirectory() as folder:
             constraints = Path(folder) / "installed.txt"
             constraints.write_text("\n".join(there))
             pip(["install", "--quiet", *missing, "--constraint", str(constraints)])
         importlib.invalidate_caches()
     return missing
-
-
-def is_installed(name):
-    """Whether a package of that name is installed, in any version."""
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def pip(words):
@@ -73,10 +66,11 @@ def near(path, folder=Path("data")):
     if not (path.is_relative_to(DRIVE) and path.is_file()):
         return path
     copy = folder / path.name
-    if not (copy.exists() and copy.stat().st_size == path.stat().st_size):
+    there, here = path.stat(), copy.stat() if copy.exists() else None
+    if here is None or (here.st_size, here.st_mtime) != (there.st_size, there.st_mtime):
         folder.mkdir(parents=True, exist_ok=True)
         part = copy.with_name(copy.name + ".part")
-        shutil.copyfile(path, part)
+        shutil.copy2(path, part)
         part.replace(copy)
     return copy
 
@@ -91,15 +85,17 @@ def write_address(address, root=REQUIREMENTS.parent):
         raise SystemExit(f"{address} is not like https://github.com/OWNER/NAME.")
     badge = (f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
              f"(https://colab.research.google.com/github/{match[1]}/blob/main/OASIS_Improved_UNet.ipynb)")
-    for name, mark, text in (("README.md", r"<!-- badge -->.*", f"<!-- badge -->{badge}"),
-                             ("OASIS_Improved_UNet.ipynb", r"<!-- badge -->.*?(?=\\n|\")", f"<!-- badge -->{badge}"),
+    old = r"<!-- badge -->(\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\))?"
+    texts = {name: (root / name).read_text() for name in ("README.md", "OASIS_Improved_UNet.ipynb")}
+    for name, mark, text in (("README.md", old, f"<!-- badge -->{badge}"),
+                             ("OASIS_Improved_UNet.ipynb", old, f"<!-- badge -->{badge}"),
                              ("OASIS_Improved_UNet.ipynb", r'PROJECT = \\".*?\\"',
                               rf'PROJECT = \"https://github.com/{match[1]}\"')):
-        file = root / name
-        changed, places = re.subn(mark, lambda _, text=text: text, file.read_text())
+        texts[name], places = re.subn(mark, lambda _, text=text: text, texts[name])
         if places != 1:
-            raise SystemExit(f"{name} has {places} places for {text[:20]}; expected one.")
-        file.write_text(changed)
+            raise SystemExit(f"{name} has {places} places for {text[:20]}; expected one. Nothing was changed.")
+    for name, text in texts.items():
+        (root / name).write_text(text)
 
 
 if __name__ == "__main__":

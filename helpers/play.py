@@ -9,6 +9,7 @@ import html
 import io
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -69,8 +70,9 @@ def browser(split, guesses=None, unsure=None):
 
     def other_subject(*_):
         """Start in the middle of the subject's slices."""
-        place.max = len(own[subject.value])
-        place.value = (place.max + 1) // 2
+        with place.hold_trait_notifications():
+            place.max = len(own[subject.value])
+            place.value = (place.max + 1) // 2
         draw()
 
     other_subject()
@@ -99,9 +101,15 @@ def picker(network, task, folder):
 
     def uploaded(change):
         """Write what was uploaded into the run's folder and segment it."""
-        files = [keep_upload(*item, Path(folder) / "uploads") for item in uploads(change["new"])]
-        if files:
-            segment(min(files, key=lambda file: file.suffix == ".img"))
+        (Path(folder) / "uploads").mkdir(parents=True, exist_ok=True)
+        own = Path(tempfile.mkdtemp(dir=Path(folder) / "uploads"))  # never half of an earlier pair
+        files = [keep_upload(*item, own) for item in uploads(change["new"])]
+        scans = {file.with_suffix("") if file.suffix.lower() in (".hdr", ".img") else file for file in files}
+        if len(scans) == 1:
+            segment(files[0])
+        elif scans:
+            names = ", ".join(file.name for file in files)
+            said.value, place.children = html.escape(f"{len(scans)} scans were uploaded: {names}. Choose one."), ()
 
     upload.observe(uploaded, names="value")
     path.observe(lambda change: segment(change["new"]) if change["new"] else None, names="value")

@@ -1,6 +1,7 @@
 """A trained network on a scan of your own: a volume or a picture in, a mask on the scan's own grid out."""
 
 import re
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,17 +43,21 @@ class Segmented:
 def scan(network, file, task, folder):
     """Segment one scan, a NIfTI or Analyze volume or an 8-bit picture, and write its mask into `folder`.
 
-    A volume may have any orientation and spacing; its mask, `NAME_labels.nii.gz`, has the same grid and the labels 0
-    to L - 1, and the table gives millilitres. A picture must lie as the training slices do; its mask,
-    `NAME_labels.png`, has the same size and the labels' greys. Every slice is predicted, those far from what the
-    network was trained on too. Raises DataError, naming the file, on what cannot be read.
+    A volume may have any orientation and spacing; its mask, `NAME-CODE_labels.nii.gz`, has the same grid and the
+    labels 0 to L - 1, and the table gives millilitres. A picture must lie as the training slices do; its mask,
+    `NAME-CODE_labels.png`, has the same size and the labels' greys. The code stands for the scan's content, so that
+    scans of one name keep their masks apart. Every slice is predicted, those far from what the network was trained on
+    too. Raises DataError, naming the file, on what cannot be read.
     """
-    file = Path(file).expanduser()
-    if not file.is_file():
-        raise DataError(f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    kind = of_volume if VOLUME.fullmatch(file.name) else of_picture
-    return kind(network, file, task, Path(folder))
+    try:
+        file, folder = Path(file).expanduser(), Path(folder).expanduser()
+        if not file.is_file():
+            raise DataError(f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
+        folder.mkdir(parents=True, exist_ok=True)
+        kind = of_volume if VOLUME.fullmatch(file.name) else of_picture
+        return kind(network, file, task, folder)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{file} cannot be reached, or its mask not written into {folder} ({error}).") from error
 
 
 def of_volume(network, file, task, folder):
@@ -62,6 +67,10 @@ def of_volume(network, file, task, folder):
         raise DataError(f"{file.name} is a volume, with one grey value a voxel; this network takes {channels} "
                         "channels. Train on brain slices first.")
     volume = read_volume(file)
+    values = np.asarray(volume.dataobj)
+    if not (values > 0).any() or (values < -0.05 * values.max()).mean() > 0.01:
+        raise DataError(f"{file.name} has no values above 0, or many far below: greys of MR start at 0. "
+                        "Export the scan without rescaling it.")
     upright = resample_to_output(volume, (1, 1, 1), order=1)
     greys = to_greys(upright)
     images = np.stack([resize(framed(plane), size) for plane in np.moveaxis(greys, 2, 0)])[..., None]
@@ -69,7 +78,7 @@ def of_volume(network, file, task, folder):
     place = upright.affine @ frame_affine(upright.shape, size)
     labels = np.argmax([on_grid(volume, guesses[..., k], place, outside=k == 0)
                         for k in range(len(task.labels))], axis=0).astype(np.uint8)
-    written = folder / f"{VOLUME.fullmatch(file.name)[1]}_labels.nii.gz"
+    written = folder / f"{VOLUME.fullmatch(file.name)[1]}-{zlib.crc32(values.tobytes()):08x}_labels.nii.gz"
     nib.save(nib.Nifti1Image(labels, volume.affine), written)
     voxels = np.bincount(labels.ravel(), minlength=len(task.labels))
     millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
@@ -81,7 +90,8 @@ def frame_affine(shape, size):
     """From pixels of the network's slices (row, column, slice) to voxels of the upright volume that was framed."""
     step = FRAME / size
     affine = np.diag([step, step, 1.0, 1.0])
-    affine[:2, 3] = [step // 2 - (FRAME - n) // 2 for n in shape[:2]]  # the pixel `resize` picks; then the padding
+    first = step // 2 if step.is_integer() else (step - 1) / 2
+    affine[:2, 3] = [first - (FRAME - n) // 2 for n in shape[:2]]  # the pixel `resize` picks; then the padding
     return affine
 
 
@@ -92,26 +102,33 @@ def on_grid(volume, maps, affine, outside):
 
 
 def of_picture(network, file, task, folder):
-    """Segment a picture, padded to a square and brought to the network's size; the mask has the picture's size."""
+    """Segment a picture, brought to the network's size; the mask has the picture's own.
+
+    A grey picture is padded to a square first, so that a brain keeps its shape; a colour picture that is not square is
+    stretched, as its data set's are.
+    """
     size, channels = network.input_shape[2:]
     try:
         with Image.open(file) as opened:
             if opened.mode not in MODES:
                 raise DataError(f"{file.name} is a picture of mode {opened.mode}; save it as 8-bit grey or colour.")
+            if getattr(opened, "n_frames", 1) > 1:
+                raise DataError(f"{file.name} holds {opened.n_frames} pictures; save the one you mean by itself.")
+            if opened.mode in ("LA", "RGBA") and opened.getextrema()[-1][0] < 255:
+                raise DataError(f"{file.name} is partly transparent; save it without transparency.")
             picture = np.array(opened.convert("L" if channels == 1 else "RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file.name} is neither a readable picture nor a volume (.nii, .nii.gz, .hdr) ({error}). "
                         "Copy or export it again.") from error
     height, width = picture.shape[:2]
-    side, top, left = max(height, width), abs(min(0, height - width)) // 2, abs(min(0, width - height)) // 2
-    square = np.zeros((side, side, *picture.shape[2:]), np.uint8)
-    square[top:top + height, left:left + width] = picture
-    image = resize(square, size).reshape(1, size, size, channels)
+    top, left = (channels == 1) * (max(height, width) - np.array([height, width])) // 2
+    padded = np.pad(picture, [(top, top), (left, left)] + [(0, 0)] * (picture.ndim - 2))
+    image = resize(padded, size).reshape(1, size, size, channels)
     guess = evaluate.probabilities(network, image, task.mirrors)
-    maps = [Image.fromarray(guess[0, ..., k]).resize((side, side), Image.Resampling.BILINEAR)
+    maps = [Image.fromarray(guess[0, ..., k]).resize(padded.shape[1::-1], Image.Resampling.BILINEAR)
             for k in range(len(task.labels))]
     labels = np.argmax(maps, axis=0)[top:top + height, left:left + width]
-    written = folder / f"{file.stem}_labels.png"
+    written = folder / f"{file.stem}-{zlib.crc32(picture.tobytes()):08x}_labels.png"
     Image.fromarray(np.array([label.grey for label in task.labels], np.uint8)[labels]).save(written)
     pixels = np.bincount(labels.ravel(), minlength=len(task.labels))
     table = pd.DataFrame({"pixels": pixels, "% of the picture": (100 * pixels / labels.size).round(2)},

@@ -203,7 +203,7 @@ def compared(split, guesses, titles, what):
 def overlays(split, n=4):
     """Slices spread over a split, under their labels."""
     chosen = np.unique(np.linspace(0, len(split) - 1, n + 2).round().astype(int)[1:-1])
-    made, axes = figure(1, len(chosen), title=f"{split.name}: labels over slices")
+    made, axes = figure(1, len(chosen), max(3.0, 6 / len(chosen)), title=f"{split.name}: labels over slices")
     for ax, index in zip(axes[0], chosen):
         draw_overlay(ax, split.images[index], split.labels[index], split.task, f"slice {index + 1} of {len(split)}")
     legend(made, split.task)

@@ -131,7 +131,7 @@ def train_rest(network, dataset, run, settings, history, loss, more):
         network.fit(training, validation_data=Batches(dataset.validation, batch_size), epochs=epochs, verbose=0,
                     callbacks=callbacks)
     except KeyboardInterrupt:
-        if not (run / BEST).exists():
+        if read_history(run).empty:
             raise
         for callback in (progress, *more):
             callback.on_train_end()
@@ -149,7 +149,8 @@ def open_run(run, settings):
                            "Give this run another name; nothing was changed.")
         return trained_epochs(run, settings["epochs"])
     run.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=2) + "\n")
+    (run / "new.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (run / "new.json").replace(file)
     return pd.DataFrame()
 
 
@@ -228,11 +229,12 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, epochs, steps, label_names):
         super().__init__()
         self.epochs, self.steps, self.label_names, self.status = epochs, steps, label_names, Status()
+        self.began, self.first = time.time(), None
 
     def on_epoch_begin(self, epoch, logs=None):
         """Start the epoch's clock."""
         self.epoch, self.epoch_began, self.told = epoch, time.time(), time.time()
-        if not hasattr(self, "began"):
+        if self.first is None:
             self.began, self.first = time.time(), epoch  # a resumed run does not start at 0
 
     def on_train_batch_end(self, batch, logs=None):

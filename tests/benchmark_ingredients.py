@@ -106,6 +106,8 @@ def measure(dataset, epochs, batch_size, seeds, folder):
         print(f"\n{name}, seed {seed}, {epochs} epochs", flush=True)
         history = train.fit(network, dataset, epochs, folder / f"{name}-{epochs}epochs-seed{seed}".replace(" ", "_"),
                             batch_size=batch_size, seed=seed, **options)
+        if len(history) < epochs:
+            raise KeyboardInterrupt
         row = {"data": dataset.task.title, "variant": name, "seed": seed, "budget": budget, "epochs": epochs,
                "weights": network.count_params(), "seconds per epoch": history["seconds"].median()}
         for split in (dataset.validation, dataset.test):

@@ -74,6 +74,16 @@ def test_measure_and_summary(toy, tmp_path, monkeypatch, capsys):  # noqa: F811
     assert again["test CSF"].tolist() == pytest.approx(rows["test CSF"].tolist())
 
 
+def test_an_interrupted_run_is_no_row(toy, tmp_path, monkeypatch):  # noqa: F811
+    def stopped(*args, **options):
+        return pd.DataFrame({"seconds": [1.0]})
+
+    monkeypatch.setattr(train, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ingredients.measure(toy, 2, 8, 1, tmp_path)
+    assert not (tmp_path / "results.csv").exists()
+
+
 def test_summary_by_hand():
     rows = pd.DataFrame({"data": "toy", "variant": ["a", "a", "b"], "seed": [0, 1, 0], "budget": "epochs", "epochs": 6,
                          "weights": [5, 5, 7], "seconds per epoch": [1.0, 3.0, 4.0], "validation CSF": 0.1,

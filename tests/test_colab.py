@@ -59,7 +59,7 @@ def test_a_project_is_cloned_from_its_address_once(project, google, tmp_path, mo
         subprocess.run([*git, *words], check=True)
     for _ in range(2):  # the second time as after a restart of the kernel
         run_set_up(tmp_path, f"file://{project}", monkeypatch)
-        assert Path.cwd() == tmp_path / "content" / "project" and Path("helpers/model.py").is_file()
+        assert Path.cwd() == tmp_path / "content" / "project" / "clone" and Path("helpers/model.py").is_file()
         assert sys.path[0] == str(Path.cwd())
     assert "installed: nilearn" in capsys.readouterr().out
 
@@ -101,6 +101,8 @@ def test_a_wrong_upload_can_be_mended(project, google, tmp_path, monkeypatch):
     google.files.upload = lambda: {Path(shutil.make_archive("upload", "zip", next(sources))).name: b""}
     with pytest.raises(SystemExit, match="does not give it"):
         run_set_up(tmp_path, "", monkeypatch)
+    (project / ".venv" / "helpers").mkdir(parents=True)
+    (project / ".venv" / "helpers" / "__init__.py").write_text("")  # a package of that name comes before ours
     run_set_up(tmp_path, "", monkeypatch)
     assert Path.cwd() == tmp_path / "content" / "project" / "oasis"
 
@@ -125,10 +127,12 @@ def test_a_zip_is_copied_near_once_and_again_when_it_changed(google, tmp_path):
     far, near = google.drive / "slices.zip", tmp_path / "data"
     far.write_bytes(b"one")
     copy = colab.near(far, near)
-    os.utime(copy, (0, 0))
-    assert colab.near(far, near).stat().st_mtime == 0  # not copied again
-    far.write_bytes(b"longer")
-    assert colab.near(far, near).read_bytes() == b"longer"
+    copy.write_bytes(b"two")
+    os.utime(copy, ns=(far.stat().st_atime_ns, far.stat().st_mtime_ns))
+    assert colab.near(far, near).read_bytes() == b"two"  # not copied again
+    far.write_bytes(b"new")
+    os.utime(far, (1, 1))
+    assert colab.near(far, near).read_bytes() == b"new"
     assert colab.near(tmp_path / "here.zip") == tmp_path / "here.zip"
     assert colab.near(google.drive) == google.drive  # a folder stays where it is
 
@@ -165,5 +169,11 @@ def test_the_address_is_written_in_one_step(tmp_path):
         assert badge in "".join(cells[0]["source"])
         [parameters] = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
         assert f'PROJECT = "https://github.com/{owner}/oasis"' in "".join(parameters["source"])
+    with (tmp_path / "README.md").open("a") as file:
+        file.write('<!-- badge --> say "hi"')
+    before = [(tmp_path / name).read_bytes() for name in ("README.md", "OASIS_Improved_UNet.ipynb")]
+    with pytest.raises(SystemExit, match="README.md has 2 places.*Nothing was changed"):
+        colab.write_address("https://github.com/carol/oasis", tmp_path)
+    assert before == [(tmp_path / name).read_bytes() for name in ("README.md", "OASIS_Improved_UNet.ipynb")]
     with pytest.raises(SystemExit, match="is not like"):
         colab.write_address("github.com/alice", tmp_path)

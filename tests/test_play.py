@@ -95,8 +95,12 @@ def test_the_picker_shows_the_scan_or_what_is_wrong(split, monkeypatch, tmp_path
     uploaded = ({"name": "a.img", "content": memoryview(b"i")}, {"name": "../a.hdr", "content": memoryview(b"h")})
     found["a scan"].notify_change({"name": "value", "type": "change", "new": uploaded, "old": (),
                                    "owner": found["a scan"]})
-    assert asked[-1] == tmp_path / "uploads" / "a.hdr" and asked[-1].read_bytes() == b"h"
-    assert (tmp_path / "uploads" / "a.img").read_bytes() == b"i"
+    assert asked[-1].parent.parent == tmp_path / "uploads" and asked[-1].with_suffix(".hdr").read_bytes() == b"h"
+    assert asked[-1].with_suffix(".img").read_bytes() == b"i"
+    several = tuple({"name": f"<{n}>.png", "content": memoryview(b"")} for n in "ab")
+    found["a scan"].notify_change({"name": "value", "type": "change", "new": several, "old": (),
+                                   "owner": found["a scan"]})
+    assert "2 scans were uploaded: &lt;a&gt;.png, &lt;b&gt;.png" in found["HTML"].value and len(asked) == 3
     assert play.uploads({"a.png": {"content": b"x"}}) == [("a.png", b"x")]  # ipywidgets 7
 
 

@@ -1,3 +1,5 @@
+import re
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ def test_a_volume_of_any_orientation_gets_its_labels_back_on_its_own_grid(axes, 
     nib.save(image, tmp_path / "my.scan.nii.gz")
     before = (tmp_path / "my.scan.nii.gz").read_bytes()
     found = predict.scan(ByGrey(size), tmp_path / "my.scan.nii.gz", TASK, tmp_path / "run")
-    assert found.file == tmp_path / "run" / "my.scan_labels.nii.gz"
+    assert found.file.parent == tmp_path / "run" and re.fullmatch(r"my\.scan-\w{8}_labels\.nii\.gz", found.file.name)
     truth = np.bincount((np.asarray(image.dataobj) // 100).ravel().astype(int))
     if size == 256:
         assert dice(image, found.file).tolist() == [1, 1, 1, 1]
@@ -79,7 +81,7 @@ def test_analyze_pairs_are_read(tmp_path):
     nib.save(nib.Spm99AnalyzeImage(np.asarray(next(head()).dataobj), np.diag([1.0, 1, 1, 1])), tmp_path / "old.hdr")
     for ending in ("hdr", "img"):
         found = predict.scan(ByGrey(), tmp_path / f"old.{ending}", TASK, tmp_path)
-        assert found.file.name == "old_labels.nii.gz" and found.table["voxels"].sum() == 40 * 60 * 30
+        assert found.file.name.startswith("old-") and found.table["voxels"].sum() == 40 * 60 * 30
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 40), (40, 64)])
@@ -88,7 +90,7 @@ def test_a_picture_gets_a_mask_of_its_size_in_the_labels_greys(shape, tmp_path):
     picture[10:30, 8:36], picture[12:20, 10:20] = 170, 255
     Image.fromarray(picture).save(tmp_path / "slice.png")
     found = predict.scan(ByGrey(64), tmp_path / "slice.png", TASK, tmp_path / "run")
-    assert found.file.name == "slice_labels.png"
+    assert re.fullmatch(r"slice-\w{8}_labels\.png", found.file.name)
     assert np.array_equal(np.array(Image.open(found.file)), picture)
     assert found.table["pixels"].tolist() == [picture.size - 560, 0, 480, 80]
 
@@ -106,6 +108,33 @@ def test_a_colour_picture(tmp_path):
     assert (np.array(Image.open(found.file)) == 255).all()
 
 
+def test_a_colour_picture_that_is_not_square_is_stretched_as_in_training(tmp_path):
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, :40] = 255
+    Image.fromarray(picture).save(tmp_path / "wide.png")
+    found = predict.scan(ByGrey(32, 3), tmp_path / "wide.png", TASK, tmp_path)
+    assert np.array_equal(found.split.images[0, :, :16], np.full((32, 16, 3), 255))
+    assert np.array_equal(np.array(Image.open(found.file)), picture[..., 0])
+
+
+def test_scans_of_one_name_keep_their_masks_and_a_users_file_stays(tmp_path):
+    image, _ = head()
+    for place, factor in (("a", 1), ("b", 2)):
+        (tmp_path / place).mkdir()
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj) * factor, image.affine), tmp_path / place / "t1.nii.gz")
+    (tmp_path / "a" / "t1_labels.nii.gz").write_text("mine")
+    masks = {predict.scan(ByGrey(), tmp_path / place / "t1.nii.gz", TASK, tmp_path / "a").file for place in "aba"}
+    assert len(masks) == 2 and (tmp_path / "a" / "t1_labels.nii.gz").read_text() == "mine"
+
+
+@pytest.mark.parametrize("change", [lambda v: 0 * v, lambda v: (v - v.mean()) / v.std(), lambda v: v - 1024.0])
+def test_greys_that_do_not_start_at_0_are_refused(change, tmp_path):
+    image, _ = head()
+    nib.save(nib.Nifti1Image(change(image.get_fdata()), image.affine), tmp_path / "odd.nii.gz")
+    with pytest.raises(DataError, match="odd.nii.gz has no values above 0, or many far below"):
+        predict.scan(ByGrey(), tmp_path / "odd.nii.gz", TASK, tmp_path)
+
+
 def test_what_cannot_be_read_is_named(tmp_path):
     network = ByGrey()
     with pytest.raises(DataError, match="No file is at .*nowhere.png"):
@@ -119,6 +148,16 @@ def test_what_cannot_be_read_is_named(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(DataError, match="deep.png is a picture of mode I;16"):
         predict.scan(network, tmp_path / "deep.png", TASK, tmp_path)
+    Image.fromarray(np.zeros((8, 8, 4), np.uint8)).save(tmp_path / "clear.png")
+    with pytest.raises(DataError, match="clear.png is partly transparent"):
+        predict.scan(network, tmp_path / "clear.png", TASK, tmp_path)
+    pages = [Image.fromarray(np.full((8, 8), grey, np.uint8)) for grey in (0, 255)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match="pages.tif holds 2 pictures"):
+        predict.scan(network, tmp_path / "pages.tif", TASK, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be reached, or its mask not written"):
+        predict.scan(network, tmp_path / "clear.png", TASK, tmp_path / "file" / "run")
     nib.save(next(head()), tmp_path / "grey.nii.gz")
     with pytest.raises(DataError, match="grey.nii.gz is a volume.*3 channels"):
         predict.scan(ByGrey(64, 3), tmp_path / "grey.nii.gz", TASK, tmp_path)

@@ -192,5 +192,19 @@ def test_an_interruption_keeps_the_best_weights_and_can_be_taken_up_again(toy, t
 
 
 def test_an_interruption_before_anything_was_learned_stops(toy, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / train.BEST).write_text("left by a run that was stopped before its first backup")
     with pytest.raises(KeyboardInterrupt):
         train.fit(small(), toy, 2, tmp_path / "run", batch_size=4, callbacks=[Interrupt(0)])
+
+
+def test_an_interruption_while_a_resumed_run_starts(toy, tmp_path, monkeypatch, capsys):
+    train.fit(small(), toy, 4, tmp_path / "run", batch_size=4, callbacks=[Interrupt(2)])
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    network = small()
+    monkeypatch.setattr(network, "fit", stop)
+    assert len(train.fit(network, toy, 4, tmp_path / "run", batch_size=4)) == 2
+    assert capsys.readouterr().out.count("Stopped: the best weights") == 2

@@ -105,3 +105,17 @@ def test_real_volumes_look_like_the_real_slices(real_data):
     fit = {name: np.corrcoef(changed.ravel(), theirs.ravel())[0, 1] for name, changed in {
         "as it is": ours, "back to front": ours[:, ::-1], "turned": ours.T}.items()}
     assert max(fit, key=fit.get) == "as it is" and fit["as it is"] > 0.95
+
+
+def test_volumes_that_are_no_scalar_head_are_named(folder):
+    colour = np.zeros((40, 60, 30), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(colour, np.eye(4)), folder / "scan1.nii.gz")
+    with pytest.raises(DataError, match="scan1.nii.gz has 3 axes .* one number a voxel"):
+        data.load("volumes", folder)
+    image, _ = head()
+    for wrong in (np.diag([400.0, 1, 1, 1]), np.diag([np.nan, 1, 1, 1])):
+        broken = nib.Nifti1Image(np.asarray(image.dataobj), np.eye(4))
+        broken.header["sform_code"], broken.header["srow_x"] = 1, wrong[0]
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, broken.header), folder / "scan1.nii.gz")
+        with pytest.raises(DataError, match="scan1.nii.gz is .* no head"):
+            data.load("volumes", folder)

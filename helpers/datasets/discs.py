@@ -131,7 +131,7 @@ def fetch(discs, folder, accept_terms=False, address=ADDRESS, md5=MD5):
     print(TERMS)
     if not accept_terms:
         raise DataError("The discs are fetched only when these terms are accepted: set accept_terms to True if you do.")
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if folder.is_file():
         raise DataError(f"{folder} is a file; give the folder that the discs shall go to.")
     folder.mkdir(parents=True, exist_ok=True)

@@ -61,20 +61,22 @@ def read_volume(file):
     except FileNotFoundError as error:
         raise DataError(f"{file.name} needs the file beside it that holds its other half (.hdr with .img): "
                         f"{Path(str(error.filename)).name} is not there.") from error
-    except (OSError, EOFError, ValueError, gzip.zlib.error, nib.filebasedimages.ImageFileError,
+    except (OSError, EOFError, ValueError, OverflowError, gzip.zlib.error, nib.filebasedimages.ImageFileError,
             nib.spatialimages.HeaderDataError) as error:
         raise DataError(f"{file.name} is not a readable volume ({error}). Copy or download it again.") from error
 
 
 def squeezed(image, name):
     """The image with its data read and three axes; DataError on sizes that no head has."""
-    millimetres = np.array(image.header.get_zooms()[:3]) * image.shape[:3]
-    if max(image.shape) > LARGEST or not np.all((millimetres > 10) & (millimetres < LARGEST)):
+    millimetres = nib.affines.voxel_sizes(image.affine)[:image.ndim] * image.shape[:3]
+    if (not np.isfinite(image.affine).all() or max(image.shape) > LARGEST
+            or not np.all((millimetres > 10) & (millimetres < LARGEST / 2))):
         size = " x ".join(f"{mm:g}" for mm in millimetres)
         raise DataError(f"{name} is {size} mm large, {image.shape} voxels, which is no head. Is its header damaged?")
-    array = np.squeeze(np.asanyarray(image.dataobj))
-    if array.ndim != 3:
-        raise DataError(f"{name} has {image.ndim} axes {image.shape}; expected a volume with three.")
+    if image.ndim < 3 or max(image.shape[3:], default=1) > 1 or image.get_data_dtype().kind not in "iuf":
+        raise DataError(f"{name} has {image.ndim} axes {image.shape} of {image.get_data_dtype()}; expected a volume "
+                        "with three, one number a voxel.")
+    array = np.asanyarray(image.dataobj).reshape(image.shape[:3])
     return nib.Nifti1Image(np.nan_to_num(array.astype(np.float32)), image.affine)
 
 
