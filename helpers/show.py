@@ -211,7 +211,7 @@ def overlays(split, n=4):
 
 
 def sweep(split, guesses, subject, file, most=16):
-    """Write an animated GIF to `file`: at most so many slices of one subject, bare and under their labels; its path."""
+    """Write an animated PNG to `file`: at most so many slices of one subject, bare and under their labels; its path."""
     own = np.flatnonzero(split.subjects == subject)
     own = own[evenly(len(own), most)]
     made, axes = figure(1, 2, 3.2, 3.5, title=f"{split.task.title}: {subject}")
@@ -347,7 +347,7 @@ def draw_labels(ax, labels, task, title=""):
     ax.axis("off")
 
 
-def draw_overlay(ax, image, labels, task, title="", opacity=0.5, shown=None):
+def draw_overlay(ax, image, labels, task, title="", opacity=0.6, shown=None):
     """One image (H, W, C) under its labels (H, W), except background; `shown` are the labels to draw, all if None."""
     draw_slice(ax, image, title)
     shown = range(1, len(task.labels)) if shown is None else shown

@@ -149,8 +149,8 @@ def test_row_shows_every_picture_with_its_size():
 
 
 def test_sweep_has_a_frame_for_every_slice_of_the_subject(split, tmp_path):
-    with Image.open(show.sweep(split, split.labels, "b", tmp_path / "new" / "sweep.gif")) as made:
-        assert made.n_frames == 4 and made.format == "GIF"
+    with Image.open(show.sweep(split, split.labels, "b", tmp_path / "new" / "sweep.png")) as made:
+        assert made.n_frames == 4 and made.format == "PNG"
         first = np.asarray(made.convert("RGB"))
         made.seek(3)
         assert (np.asarray(made.convert("RGB")) != first).any()
