@@ -99,11 +99,11 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
         train_rest(network, dataset, run, settings, history, loss, callbacks)
         history = read_history(run)
     else:
-        print(f"{run} is already trained: its best weights are read back. Give another run name to train anew.")
+        print(f"{run} is already trained: its best weights are read back. Change RUNS or SEED to train anew.")
     try:
         network.load_weights(run / BEST)
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{run / BEST} is missing or damaged ({error}). Train again under another run name.") from error
+        raise RunError(f"{run / BEST} is missing or damaged ({error}). Train again with another RUNS.") from error
     kept = best_so_far(run)
     print(f"Kept epoch {kept['epoch'] + 1} of {len(history)}: its worst label has validation Dice "
           f"{kept[WORST_DICE]:.4f}.")
@@ -146,7 +146,7 @@ def open_run(run, settings):
         other = [f"{k} {found.get(k)} (now {v})" for k, v in settings.items() if found.get(k) != v]
         if other:
             raise RunError(f"{run} holds a run with other settings: {', '.join(other)}. "
-                           "Give this run another name; nothing was changed.")
+                           "Choose another RUNS; nothing was changed.")
         return trained_epochs(run, settings["epochs"])
     run.mkdir(parents=True, exist_ok=True)
     (run / "new.json").write_text(json.dumps(settings, indent=2) + "\n")
