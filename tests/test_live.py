@@ -66,11 +66,15 @@ def test_moving_a_slider_changes_the_picture(lab):
             viewport={"width": 1200, "height": 1000})
         page.set_default_timeout(120_000)
         page.goto(lab)
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(state="attached")
-        page.locator(".jp-CodeCell .cm-content").first.click()
-        page.keyboard.press("Shift+Enter")
         picture = page.locator("img.widget-image, .widget-image img").first
-        picture.wait_for()
+        for _ in range(10):  # a key pressed while JupyterLab is still starting is lost
+            page.locator(".jp-CodeCell .cm-content").first.click()
+            page.keyboard.press("Control+Enter")
+            try:
+                picture.wait_for(timeout=30_000)
+                break
+            except playwright.TimeoutError:
+                continue
         first = picture.get_attribute("src")
         page.locator(".widget-slider .noUi-handle").first.focus()
         page.keyboard.press("ArrowRight")

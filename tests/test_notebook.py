@@ -24,6 +24,7 @@ def test_every_cell_was_executed_in_order_without_error_or_noise():
 def test_no_machine_shows_through():
     assert not re.search(r"/(root|home|tmp|work|Users)/", FILE.read_text())
     assert not {"widgets", "papermill"} & BOOK["metadata"].keys()
+    assert not any("execution" in cell["metadata"] for cell in CODE)  # times of day
     assert FILE.stat().st_size < 5_000_000
 
 
