@@ -8,4 +8,7 @@ model       the blocks, improved_unet(), unet()
 train       loss, precision, schedule, fit with resume
 evaluate    predictions -> Dice and its relatives per label, subject and image; uncertainty; the verdict
 show        every figure
+predict     a trained network on a scan of your own
+play        slice browser, live curves, scan picker
+colab       what Colab needs beyond a plain Jupyter
 """

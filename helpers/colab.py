@@ -1,6 +1,6 @@
 """What Colab needs beyond a plain Jupyter: missing packages, Google Drive, a zip copied near once.
 
-Nothing here is imported elsewhere, and nothing but `install_missing` does anything outside Colab.
+Outside Colab only `install_missing` does anything, and `write_address`, for whoever publishes the repository.
 """
 
 import importlib
