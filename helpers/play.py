@@ -8,14 +8,13 @@ import base64
 import html
 import io
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import ipywidgets as widgets
 from IPython.display import display
 
-from helpers import predict, show, train
+from helpers import colab, predict, show, train
 from helpers.backend import keras
 from helpers.data import DataError
 
@@ -145,7 +144,7 @@ class Playable:
         self.panel, self.picture = panel, picture
 
     def _ipython_display_(self):
-        if "google.colab" in sys.modules:
+        if colab.in_colab():
             display(self.panel)
             return
         bundle = {"text/plain": "A widget: run the notebook to use it."}

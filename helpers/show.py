@@ -32,6 +32,11 @@ def keep(made, file):
     return made
 
 
+def inner(total, n):
+    """Indices of at most `n` of `total` things, evenly spread, the ends left out."""
+    return np.unique(np.linspace(0, total - 1, n + 2).round().astype(int)[1:-1])
+
+
 def pairs(split, n=4):
     """Slices of `n` subjects above their masks."""
     chosen = np.linspace(0, len(split) - 1, n).round().astype(int)
@@ -174,7 +179,7 @@ def boxes(scores, task):
 def comparison(split, guesses, subject, n=3):
     """Image, truth, prediction and error side by side on `n` slices of one subject."""
     own = np.flatnonzero(split.subjects == subject)
-    places = np.unique(np.linspace(0, len(own) - 1, n + 2).round().astype(int)[1:-1])
+    places = inner(len(own), n)
     return compared(split, guesses, {own[place]: f"slice {place + 1} of {len(own)}" for place in places}, subject)
 
 
@@ -202,7 +207,7 @@ def compared(split, guesses, titles, what):
 
 def overlays(split, n=4):
     """Slices spread over a split, under their labels."""
-    chosen = np.unique(np.linspace(0, len(split) - 1, n + 2).round().astype(int)[1:-1])
+    chosen = inner(len(split), n)
     made, axes = figure(1, len(chosen), max(3.0, 6 / len(chosen)), title=f"{split.name}: labels over slices")
     for ax, index in zip(axes[0], chosen):
         draw_overlay(ax, split.images[index], split.labels[index], split.task, f"slice {index + 1} of {len(split)}")
@@ -239,9 +244,7 @@ def one(split, index, layer, guesses=None, unsure=None, opacity=0.5, shown=None)
     draw_slice(axes[0, 0], image, "slice")
     ax = axes[0, 1]
     if layer == "uncertainty":
-        drawn = ax.imshow(unsure(image[None])[0], cmap="magma", vmin=0, vmax=1)
-        ax.axis("off")
-        made.colorbar(drawn, ax=ax, label="entropy / log L (0 sure, 1 no idea)", shrink=0.8)
+        scale(made, draw_uncertainty(ax, unsure(image[None])[0]), [ax])
     elif layer == "error":
         wrong = split.labels[index] != guesses[index]
         draw_slice(ax, image)
@@ -258,14 +261,12 @@ def one(split, index, layer, guesses=None, unsure=None, opacity=0.5, shown=None)
 def uncertainty(split, guesses, unsure, n=3):
     """Image, error and uncertainty of `n` slices, spread over the split; `unsure` (N, H, W) is 0 to 1."""
     made, axes = figure(n, 3, title=f"{split.task.title}, {split.name}: where it errs and where it is unsure")
-    for row, index in zip(axes, np.linspace(0, len(split) - 1, n + 2).round().astype(int)[1:-1]):
+    for row, index in zip(axes, inner(len(split), n)):
         draw_slice(row[0], split.images[index], split.subjects[index])
         draw_slice(row[1], split.images[index], "error")
         draw_errors(row[1], split.labels[index] != guesses[index])
-        drawn = row[2].imshow(unsure[index], cmap="magma", vmin=0, vmax=1)
-        row[2].set_title("uncertainty")
-        row[2].axis("off")
-    made.colorbar(drawn, ax=axes[:, 2].tolist(), label="entropy / log L (0 sure, 1 no idea)", shrink=0.8)
+        drawn = draw_uncertainty(row[2], unsure[index], "uncertainty")
+    scale(made, drawn, axes[:, 2].tolist())
     return made
 
 
@@ -359,6 +360,19 @@ def draw_overlay(ax, image, labels, task, title="", opacity=0.6, shown=None):
 def draw_errors(ax, wrong, opacity=1.0):
     """Wrong pixels (H, W) in their own colour, over what is drawn already."""
     ax.imshow(np.ma.masked_where(~wrong, wrong), cmap=ListedColormap([WRONG]), alpha=opacity, interpolation="nearest")
+
+
+def draw_uncertainty(ax, unsure, title=""):
+    """Uncertainty (H, W), 0 to 1; what was drawn, for `scale`."""
+    drawn = ax.imshow(unsure, cmap="magma", vmin=0, vmax=1)
+    ax.set_title(title)
+    ax.axis("off")
+    return drawn
+
+
+def scale(made, drawn, axes):
+    """The colour scale of uncertainty beside some axes."""
+    made.colorbar(drawn, ax=axes, label="entropy / log L (0 sure, 1 no idea)", shrink=0.8)
 
 
 def legend(made, task, error=False):

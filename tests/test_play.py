@@ -1,4 +1,5 @@
 import io
+import sys
 import types
 
 import ipywidgets as widgets
@@ -71,7 +72,7 @@ def test_shown_where_widgets_are_not_alive(split, monkeypatch):
     monkeypatch.setenv("STATIC", "1")
     made._ipython_display_()
     assert sent[-1].keys() == {"text/plain", "image/png"}
-    monkeypatch.setitem(play.sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     made._ipython_display_()
     assert isinstance(sent[-1], widgets.Widget)
 

@@ -14,7 +14,7 @@ from helpers.datasets.files import in_parallel
 FRAME = 256  # pixels of 1 mm
 SPACING = 2.0  # mm between slices
 FEWEST = 100  # labelled voxels
-LARGEST = 1024  # voxels or mm along an axis
+LARGEST, LARGEST_MM = 1024, 512  # voxels, mm along an axis
 NAME = re.compile(r"(.+?)(_seg)?(\.nii\.gz|\.nii|\.hdr)")
 
 
@@ -70,7 +70,7 @@ def squeezed(image, name):
     """The image with its data read and three axes; DataError on sizes that no head has."""
     millimetres = nib.affines.voxel_sizes(image.affine)[:image.ndim] * image.shape[:3]
     if (not np.isfinite(image.affine).all() or max(image.shape) > LARGEST
-            or not np.all((millimetres > 10) & (millimetres < LARGEST / 2))):
+            or not np.all((millimetres > 10) & (millimetres < LARGEST_MM))):
         size = " x ".join(f"{mm:g}" for mm in millimetres)
         raise DataError(f"{name} is {size} mm large, {image.shape} voxels, which is no head. Is its header damaged?")
     if image.ndim < 3 or max(image.shape[3:], default=1) > 1 or image.get_data_dtype().kind not in "iuf":
