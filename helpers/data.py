@@ -1,6 +1,7 @@
 """The data type everything speaks, the checks every data set passes, and `load`."""
 
 import hashlib
+import html
 import importlib
 import json
 import os
@@ -19,6 +20,18 @@ SOURCES = ("practice", "varied", "oasis", "volumes", "lgg", "nuclei")  # modules
 
 class DataError(Exception):
     """Something is wrong with the data given: the message names the file and says what to do."""
+
+
+class Captioned:
+    """Shown, in a notebook and in print, as a table under a caption; heirs say both in `captioned()`."""
+
+    def __repr__(self):
+        caption, table = self.captioned()
+        return f"{caption}\n{table.to_string()}"
+
+    def _repr_html_(self):
+        caption, table = self.captioned()
+        return f"<p><b>{html.escape(caption)}</b></p>{table.to_html()}"
 
 
 @dataclass(frozen=True)
@@ -85,8 +98,8 @@ class Split:
         return counts / self.labels.size
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Captioned):
     """Train, validation and test splits of one task; checked when made, so what exists is sound."""
 
     train: Split
@@ -123,15 +136,11 @@ class Dataset:
         names = [s.name for s in self.splits]
         return pd.DataFrame(rows, index=names, columns=["slices", "subjects", *shares])
 
-    def __repr__(self):
-        return f"{self._caption()}\n{self.table().to_string()}"
-
-    def _repr_html_(self):
-        return f"<p><b>{self._caption()}</b></p>{self.table().to_html()}"
-
-    def _caption(self):
+    def captioned(self):
+        """Title, size and source; the table of splits."""
         h, w, c = self.image_shape
-        return f"{self.task.title}: images {h}x{w}x{c}, {self.n_labels} labels. Source: {self.task.origin}"
+        return (f"{self.task.title}: images {h}x{w}x{c}, {self.n_labels} labels. Source: {self.task.origin}",
+                self.table())
 
 
 def load(name, path=None, size=None, limit=None, seed=0):

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import ndimage, stats
 
 from helpers.backend import keras
+from helpers.data import Captioned
 
 NEEDED = 0.9  # the task's threshold, for every label
 CHUNK = 512  # pictures whose probabilities are in memory at once
@@ -104,8 +105,8 @@ def measure(name, counts):
     return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
 
 
-@dataclass(frozen=True)
-class Scores:
+@dataclass(frozen=True, repr=False)
+class Scores(Captioned):
     """What a prediction is worth: every measure follows from one confusion matrix for each image.
 
     `confusion` is (N, L, L), truth by prediction; `subjects` (N,) says who each image is from. A label in neither
@@ -200,14 +201,10 @@ class Scores:
         counts = pd.DataFrame(self.confusion.sum(0), pd.Index(self.labels, name="truth"), self.labels)
         return 100 * counts.div(counts.sum(axis=1), axis=0)
 
-    def __repr__(self):
-        return f"{self._caption()}\n{self.table().round(4).to_string()}"
-
-    def _repr_html_(self):
-        return f"<p><b>{self._caption()}</b></p>{self.table().round(4).to_html()}"
-
-    def _caption(self):
-        return f"{self.title}: hard Dice of {len(self.confusion)} slices of {len(self.per_subject)} subjects"
+    def captioned(self):
+        """How many slices of how many subjects; the table of Dice."""
+        return (f"{self.title}: hard Dice of {len(self.confusion)} slices of {len(self.per_subject)} subjects",
+                self.table().round(4))
 
 
 def score(split, guesses):
@@ -245,8 +242,8 @@ def to_surface(mask, other):
     return ndimage.distance_transform_edt(~target)[surface]
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(Captioned):
     """The grade: whether the pooled hard Dice of every label reaches what is needed."""
 
     title: str
@@ -266,11 +263,9 @@ class Verdict:
         short = self.table.index[self.table["verdict"] == "FAIL"].tolist()
         return f"FAIL: {', '.join(short) or 'every label'} below Dice {self.needed} on {self.title}."
 
-    def __repr__(self):
-        return f"{self.sentence}\n{self.table.to_string()}"
-
-    def _repr_html_(self):
-        return f"<p><b>{self.sentence}</b></p>{self.table.to_html()}"
+    def captioned(self):
+        """The verdict in one sentence; its table."""
+        return self.sentence, self.table
 
 
 def verdict(scores, needed=NEEDED):

@@ -12,15 +12,15 @@ from nibabel.processing import resample_from_to, resample_to_output
 from PIL import Image
 
 from helpers import evaluate
-from helpers.data import DataError, Split, resize
+from helpers.data import Captioned, DataError, Split, resize
 from helpers.datasets.volumes import FRAME, framed, read_volume, to_greys
 
 VOLUME = re.compile(r"(.+?)\.(nii|nii\.gz|hdr|img)", re.IGNORECASE)  # a volume's file name
 MODES = ("L", "LA", "P", "RGB", "RGBA")  # 8-bit pictures
 
 
-@dataclass(frozen=True)
-class Segmented:
+@dataclass(frozen=True, repr=False)
+class Segmented(Captioned):
     """A scan with the labels found: as a Split of slices to look at, as a mask file, as a table of volumes.
 
     `file` is the mask, written on the scan's own grid; `table` says how much of each label there is.
@@ -30,14 +30,9 @@ class Segmented:
     file: Path
     table: pd.DataFrame
 
-    def __repr__(self):
-        return f"{self._caption()}\n{self.table.to_string()}"
-
-    def _repr_html_(self):
-        return f"<p><b>{self._caption()}</b></p>{self.table.to_html()}"
-
-    def _caption(self):
-        return f"{self.split.name}: {len(self.split)} slices predicted; the mask is in {self.file}"
+    def captioned(self):
+        """Where the mask is; how much of each label there is."""
+        return f"{self.split.name}: {len(self.split)} slices predicted; the mask is in {self.file}", self.table
 
 
 def scan(network, file, task, folder):

@@ -45,6 +45,17 @@ def variants(shape, n_labels):
     }
 
 
+def predict_as_built():
+    """Keep TensorFlow from joining layers before it predicts.
+
+    On a processor TensorFlow 2.21 joins a convolution, a sum and the leaky ReLU after it and loses the slope on the way:
+    the network without normalisation, where those follow one another, then predicts something else than it learned.
+    """
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+        tf.config.optimizer.set_experimental_options({"remapping": False})
+
+
 def one_hot(truth, probabilities):
     """Labels (B, H, W) as (B, H, W, L), float32, for Keras's own losses."""
     return keras.ops.one_hot(keras.ops.cast(truth, "int32"), probabilities.shape[-1], dtype="float32")
@@ -97,6 +108,7 @@ def measure(dataset, epochs, batch_size, seeds, folder):
     A run that is finished is read back, so what was interrupted goes on where it was.
     """
     folder, rows = Path(folder), []
+    predict_as_built()
 
     def run(name, build, options, seed, budget, epochs):
         """One row: train, score validation and test."""

@@ -39,6 +39,17 @@ def test_without_residuals_what_comes_in_goes_through_the_convolutions_only():
     assert np.allclose(flat, net.predict(255 - images, verbose=0), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [ingredients.REFERENCE, "without normalisation", "without residuals"])
+def test_a_compiled_prediction_is_what_the_network_computes(name):
+    ingredients.predict_as_built()
+    net, rng = ingredients.variants((32, 32, 1), 4)[name][0](), np.random.default_rng(0)
+    for weight in net.weights:
+        if weight.name == "bias":  # as after training, when convolutions give more than noise around 0
+            weight.assign(rng.normal(0, 0.3, weight.shape))
+    images = rng.integers(0, 256, (4, 32, 32, 1), np.uint8)
+    assert np.allclose(net.predict(images, verbose=0), np.asarray(net(images)), atol=1e-3)
+
+
 def test_losses_against_each_other():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, (2, 32, 32))
