@@ -5,6 +5,8 @@ import html
 import importlib
 import json
 import os
+import time
+from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -14,6 +16,7 @@ import pandas as pd
 from PIL import Image
 
 CACHE = Path("runs/cache")
+MONTH = 30 * 24 * 3600  # seconds
 PARTS = ("images", "labels", "subjects")
 SOURCES = ("practice", "varied", "oasis", "volumes", "lgg", "nuclei")  # modules of helpers.datasets
 
@@ -247,12 +250,16 @@ def split_dataset(made, task, size, limit, seed, shares):
 def cached(key, make):
     """Return the Dataset that `make()` returns, from `runs/cache` if an earlier call with this `key` left it there.
 
-    The file appears under its name only when whole; one that does not read back is made again.
+    The file appears under its name only when whole; one that does not read back is made again. Files that nobody
+    read for a month go.
     """
     file = CACHE / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
     try:
         with np.load(file) as arrays:
-            return from_arrays(arrays)
+            dataset = from_arrays(arrays)
+        with suppress(OSError):  # read-only
+            file.touch()
+        return dataset
     except Exception:  # not there, or damaged: zip and numpy raise nearly anything on a changed byte
         pass
     dataset = make()
@@ -262,6 +269,9 @@ def cached(key, make):
         with part.open("wb") as stream:
             np.savez(stream, **to_arrays(dataset))
         part.replace(file)
+        for other in [*CACHE.glob("*.npz"), *CACHE.glob("*.part")]:
+            if time.time() - other.stat().st_mtime > MONTH:
+                other.unlink()
     except OSError:  # a full or read-only disk: the next load is slow again, nothing else is lost
         part.unlink(missing_ok=True)
     return dataset

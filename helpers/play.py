@@ -80,11 +80,14 @@ def browser(split, guesses=None, unsure=None):
         control.observe(draw, names="value")
     rows = [[subject, place], [layer], [opacity, *labels]]
     panel = widgets.VBox([*(widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows), picture])
-    return Playable(panel, picture)
+    return Playable(panel, picture.value)
 
 
-def picker(network, task, folder):
-    """Choose a scan of your own: upload it (an Analyze volume: both files), or give its path; see it segmented."""
+def picker(network, task, folder, mirrors=(), picture=None):
+    """Choose a scan of your own: upload it (an Analyze volume: both files), or give its path; see it segmented.
+
+    `mirrors` as in `predict.scan`; `picture`, a figure, stands in its place where widgets are not alive.
+    """
     upload = widgets.FileUpload(multiple=True, description="a scan")
     path = widgets.Text(placeholder="or its path, then Enter", continuous_update=False, layout={"width": "60%"})
     said, place = widgets.HTML(), widgets.VBox()
@@ -92,7 +95,7 @@ def picker(network, task, folder):
     def segment(file):
         """Show a file's labels, or what is wrong with it."""
         try:
-            found = predict.scan(network, file, task, folder)
+            found = predict.scan(network, file, task, folder, mirrors)
         except DataError as error:
             said.value, place.children = html.escape(str(error)), ()
         else:
@@ -112,7 +115,8 @@ def picker(network, task, folder):
 
     upload.observe(uploaded, names="value")
     path.observe(lambda change: segment(change["new"]) if change["new"] else None, names="value")
-    return Playable(widgets.VBox([widgets.HBox([upload, path]), said, place]))
+    panel = widgets.VBox([widgets.HBox([upload, path]), said, place])
+    return Playable(panel, picture and as_png(picture))
 
 
 def uploads(value):
@@ -138,18 +142,18 @@ def as_png(made):
 
 
 class Playable:
-    """A widget that has a picture in its place where widgets are not alive; with STATIC set, the picture alone."""
+    """A widget that has a PNG in its place where widgets are not alive; with STATIC set, the PNG alone."""
 
-    def __init__(self, panel, picture=None):
-        self.panel, self.picture = panel, picture
+    def __init__(self, panel, png=None):
+        self.panel, self.png = panel, png
 
     def _ipython_display_(self):
         if colab.in_colab():
             display(self.panel)
             return
         bundle = {"text/plain": "A widget: run the notebook to use it."}
-        if self.picture is not None:
-            bundle["image/png"] = base64.b64encode(self.picture.value).decode()
+        if self.png:
+            bundle["image/png"] = base64.b64encode(self.png).decode()
         if not os.environ.get("STATIC"):
             bundle["application/vnd.jupyter.widget-view+json"] = {
                 "version_major": 2, "version_minor": 0, "model_id": self.panel.model_id}

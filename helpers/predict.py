@@ -9,11 +9,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel.processing import resample_from_to, resample_to_output
-from PIL import Image
+from PIL import Image, ImageOps
 
 from helpers import evaluate
 from helpers.data import Captioned, DataError, Split, resize
-from helpers.datasets.volumes import FRAME, framed, read_volume, to_greys
+from helpers.datasets.volumes import FRAME, check_greys, framed, read_volume, to_greys
 
 VOLUME = re.compile(r"(.+?)\.(nii|nii\.gz|hdr|img)", re.IGNORECASE)  # a volume's file name
 MODES = ("L", "LA", "P", "RGB", "RGBA")  # 8-bit pictures
@@ -35,45 +35,52 @@ class Segmented(Captioned):
         return f"{self.split.name}: {len(self.split)} slices predicted; the mask is in {self.file}", self.table
 
 
-def scan(network, file, task, folder):
+def scan(network, file, task, folder, mirrors=()):
     """Segment one scan, a NIfTI or Analyze volume or an 8-bit picture, and write its mask into `folder`.
 
     A volume may have any orientation and spacing; its mask, `NAME-CODE_labels.nii.gz`, has the same grid and the
     labels 0 to L - 1, and the table gives millilitres. A picture must lie as the training slices do; its mask,
     `NAME-CODE_labels.png`, has the same size and the labels' greys. The code stands for the scan's content, so that
     scans of one name keep their masks apart. Every slice is predicted, those far from what the network was trained on
-    too. Raises DataError, naming the file, on what cannot be read.
+    too; with `mirrors`, axes of `helpers.data.Task`, mirror images too, as in `evaluate.predict`. Raises DataError,
+    naming the file, on what cannot be read.
     """
     try:
         file, folder = Path(file).expanduser(), Path(folder).expanduser()
         if not file.is_file():
             raise DataError(f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
+        if is_dicom(file):
+            raise DataError(f"{file.name} is DICOM, one slice of a scan. Bring its folder to NIfTI first, for instance "
+                            "with dcm2niix, and give that.")
         folder.mkdir(parents=True, exist_ok=True)
         kind = of_volume if VOLUME.fullmatch(file.name) else of_picture
-        return kind(network, file, task, folder)
+        return kind(network, file, task, folder, mirrors)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{file} cannot be reached, or its mask not written into {folder} ({error}).") from error
 
 
-def of_volume(network, file, task, folder):
+def is_dicom(file):
+    """True for a DICOM file: four letters after 128 bytes of anything."""
+    with file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def of_volume(network, file, task, folder, mirrors):
     """Segment a volume: axial slices of 1 mm, as `helpers.datasets.volumes` lays them out, and back to its grid."""
     size, channels = network.input_shape[2:]
     if channels != 1:
         raise DataError(f"{file.name} is a volume, with one grey value a voxel; this network takes {channels} "
                         "channels. Train on brain slices first.")
     volume = read_volume(file)
-    values = np.asarray(volume.dataobj)
-    if not (values > 0).any() or (values < -0.05 * values.max()).mean() > 0.01:
-        raise DataError(f"{file.name} has no values above 0, or many far below: greys of MR start at 0. "
-                        "Export the scan without rescaling it.")
+    check_greys(volume, file.name)
     upright = resample_to_output(volume, (1, 1, 1), order=1)
     greys = to_greys(upright)
     images = np.stack([resize(framed(plane), size) for plane in np.moveaxis(greys, 2, 0)])[..., None]
-    guesses = evaluate.probabilities(network, images, task.mirrors)
+    guesses = evaluate.probabilities(network, images, mirrors)
     place = upright.affine @ frame_affine(upright.shape, size)
     labels = np.argmax([on_grid(volume, guesses[..., k], place, outside=k == 0)
                         for k in range(len(task.labels))], axis=0).astype(np.uint8)
-    written = folder / f"{VOLUME.fullmatch(file.name)[1]}-{zlib.crc32(values.tobytes()):08x}_labels.nii.gz"
+    written = folder / f"{VOLUME.fullmatch(file.name)[1]}-{code(volume.dataobj)}_labels.nii.gz"
     nib.save(nib.Nifti1Image(labels, volume.affine), written)
     voxels = np.bincount(labels.ravel(), minlength=len(task.labels))
     millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
@@ -96,11 +103,16 @@ def on_grid(volume, maps, affine, outside):
                                        cval=float(outside)).dataobj, np.float32)
 
 
-def of_picture(network, file, task, folder):
+def code(array):
+    """Eight hexadecimal digits that stand for an array's content."""
+    return f"{zlib.crc32(np.ascontiguousarray(array)):08x}"
+
+
+def of_picture(network, file, task, folder, mirrors):
     """Segment a picture, brought to the network's size; the mask has the picture's own.
 
     A grey picture is padded to a square first, so that a brain keeps its shape; a colour picture that is not square is
-    stretched, as its data set's are.
+    stretched, as its data set's are. One that a camera marked as turned (EXIF) is turned, and so is its mask.
     """
     size, channels = network.input_shape[2:]
     try:
@@ -111,7 +123,7 @@ def of_picture(network, file, task, folder):
                 raise DataError(f"{file.name} holds {opened.n_frames} pictures; save the one you mean by itself.")
             if opened.mode in ("LA", "RGBA") and opened.getextrema()[-1][0] < 255:
                 raise DataError(f"{file.name} is partly transparent; save it without transparency.")
-            picture = np.array(opened.convert("L" if channels == 1 else "RGB"))
+            picture = np.array(ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file.name} is neither a readable picture nor a volume (.nii, .nii.gz, .hdr) ({error}). "
                         "Copy or export it again.") from error
@@ -119,11 +131,11 @@ def of_picture(network, file, task, folder):
     top, left = (channels == 1) * (max(height, width) - np.array([height, width])) // 2
     padded = np.pad(picture, [(top, top), (left, left)] + [(0, 0)] * (picture.ndim - 2))
     image = resize(padded, size).reshape(1, size, size, channels)
-    guess = evaluate.probabilities(network, image, task.mirrors)
+    guess = evaluate.probabilities(network, image, mirrors)
     maps = [Image.fromarray(guess[0, ..., k]).resize(padded.shape[1::-1], Image.Resampling.BILINEAR)
             for k in range(len(task.labels))]
     labels = np.argmax(maps, axis=0)[top:top + height, left:left + width]
-    written = folder / f"{file.stem}-{zlib.crc32(picture.tobytes()):08x}_labels.png"
+    written = folder / f"{file.stem}-{code(picture)}_labels.png"
     Image.fromarray(np.array([label.grey for label in task.labels], np.uint8)[labels]).save(written)
     pixels = np.bincount(labels.ravel(), minlength=len(task.labels))
     table = pd.DataFrame({"pixels": pixels, "% of the picture": (100 * pixels / labels.size).round(2)},

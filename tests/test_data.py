@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -115,6 +117,25 @@ def test_a_crash_while_caching_leaves_nothing(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             data.cached("key", toy_set)
     assert not list(data.CACHE.glob("*.npz")) and data.cached("key", toy_set).n_labels == 4
+
+
+def test_what_nobody_read_for_a_month_goes():
+    made = []
+
+    def read(key):
+        data.cached(key, lambda: made.append(key) or toy_set())
+
+    read("a")
+    read("b")
+    (data.CACHE / "crashed.1.part").write_bytes(b"half")
+    for file in data.CACHE.iterdir():
+        os.utime(file, (0, 0))
+    read("a")
+    read("c")
+    assert len(list(data.CACHE.iterdir())) == 2 and made == ["a", "b", "c"]
+    read("a")
+    read("b")
+    assert made == ["a", "b", "c", "b"]
 
 
 def test_a_full_disk_only_costs_the_cache(monkeypatch):

@@ -80,15 +80,17 @@ def test_shown_where_widgets_are_not_alive(split, monkeypatch):
 def test_the_picker_shows_the_scan_or_what_is_wrong(split, monkeypatch, tmp_path):
     asked = []
 
-    def scan(network, file, task, folder):
+    def scan(network, file, task, folder, mirrors):
         asked.append(file)
+        assert mirrors == (1,)
         if "bad" in str(file):
             raise DataError(f"{file} <is> bad")
         return predict.Segmented(split, tmp_path / "mask.png", pd.DataFrame({"voxels": [1]}))
 
     monkeypatch.setattr(predict, "scan", scan)
-    panel = play.picker(None, TASK, tmp_path).panel
-    found = controls(panel)
+    made = play.picker(None, TASK, tmp_path, (1,), show.overlays(split))
+    found, panel = controls(made.panel), made.panel
+    assert made.png.startswith(b"\x89PNG") and play.picker(None, TASK, tmp_path).png is None
     found["Text"].value = "good.png"
     assert "mask.png" in found["HTML"].value and "Image" in controls(panel)
     found["Text"].value = "bad.png"

@@ -117,6 +117,30 @@ def test_a_colour_picture_that_is_not_square_is_stretched_as_in_training(tmp_pat
     assert np.array_equal(np.array(Image.open(found.file)), picture[..., 0])
 
 
+def test_a_picture_that_a_camera_marked_as_turned_is_turned(tmp_path):
+    picture = Image.fromarray(np.tile(np.repeat([0, 255], 20).astype(np.uint8), (40, 1)))
+    marks = Image.Exif()
+    marks[0x0112] = 6  # show it turned by 90 degrees
+    picture.save(tmp_path / "phone.jpg", exif=marks, quality=95)
+    found = predict.scan(ByGrey(64), tmp_path / "phone.jpg", TASK, tmp_path)
+    mask = np.array(Image.open(found.file))
+    assert (mask[:19] == 0).all() and (mask[21:] == 255).all()
+
+
+def test_mirror_images_are_averaged_only_when_asked_for(tmp_path):
+    class LeftOnly(ByGrey):
+        def predict(self, images, batch_size, verbose):
+            guess = np.zeros((*images.shape[:3], 4), np.float32)
+            guess[..., 0], guess[:, :, :, 3] = 0.6, np.linspace(1.3, 0, images.shape[2])
+            return guess
+
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(tmp_path / "flat.png")
+    alone, both = (np.array(Image.open(predict.scan(LeftOnly(64), tmp_path / "flat.png", TASK, tmp_path, way).file))
+                   for way in ((), (2,)))
+    assert alone[0, 0] == 255 and alone[0, -1] == 0
+    assert (both == both[:, :1]).all()
+
+
 def test_scans_of_one_name_keep_their_masks_and_a_users_file_stays(tmp_path):
     image, _ = head()
     for place, factor in (("a", 1), ("b", 2)):
@@ -145,6 +169,9 @@ def test_what_cannot_be_read_is_named(tmp_path):
         (tmp_path / name).write_text("not a scan")
         with pytest.raises(DataError, match=f"{name} "):
             predict.scan(network, tmp_path / name, TASK, tmp_path)
+    (tmp_path / "slice.dcm").write_bytes(bytes(128) + b"DICM" + bytes(99))
+    with pytest.raises(DataError, match="slice.dcm is DICOM.*dcm2niix"):
+        predict.scan(network, tmp_path / "slice.dcm", TASK, tmp_path)
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(DataError, match="deep.png is a picture of mode I;16"):
         predict.scan(network, tmp_path / "deep.png", TASK, tmp_path)

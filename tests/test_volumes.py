@@ -68,6 +68,14 @@ def test_pairs_and_files_are_checked(folder):
         data.load("volumes", folder)
 
 
+def test_greys_that_do_not_start_at_0_are_refused(folder):
+    image, _ = head()
+    values = image.get_fdata()
+    nib.save(nib.Nifti1Image((values - values.mean()) / values.std(), image.affine), folder / "scan2.nii.gz")
+    with pytest.raises(DataError, match="scan2.nii.gz has no values above 0, or many far below"):
+        data.load("volumes", folder)
+
+
 def test_strange_labels_and_grids_are_named(folder):
     image, labels = head()
     nib.save(nib.Nifti1Image(np.asarray(labels.dataobj) * 85, labels.affine), folder / "scan2_seg.nii.gz")

@@ -91,6 +91,15 @@ def check_pair(volume, labels, name, other):
                         "1 CSF, 2 grey matter, 3 white matter.")
     if np.count_nonzero(labels.dataobj) < FEWEST:
         raise DataError(f"{other} labels {np.count_nonzero(labels.dataobj)} voxels as tissue; a brain has many more.")
+    check_greys(volume, name)
+
+
+def check_greys(volume, name):
+    """Raise DataError, with the file's name, on values that are no greys of MR, such as standardised ones."""
+    values = np.asarray(volume.dataobj)
+    if not (values > 0).any() or (values < -0.05 * values.max()).mean() > 0.01:
+        raise DataError(f"{name} has no values above 0, or many far below: greys of MR start at 0. "
+                        "Export the scan without rescaling it.")
 
 
 def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING):
