@@ -286,6 +286,20 @@ def side_by_side(results):
     return pd.DataFrame(rows, [*names, "median seconds of an epoch"]).rename_axis(scores.title)
 
 
+def ingredients(results, split="test"):
+    """Mean and spread over seeds, a row a variant and budget: Dice of each label, epochs, seconds per epoch, weights.
+
+    `results` is what tests/benchmark_ingredients.py writes, a row a run.
+    """
+    names = [column for column in results if column.startswith(f"{split} ")]
+    groups = results.groupby(["budget", "variant"], sort=False)
+    table = groups[names].agg(lambda dice: f"{dice.mean():.4f} ± {dice.std():.4f}")
+    table.columns = [name.removeprefix(f"{split} ") for name in names]
+    table = table.join(groups[["epochs", "seconds per epoch", "weights"]].median()).astype(
+        {"epochs": int, "weights": int}).join(groups.size().rename("runs"))
+    return table.rename_axis(f"{results['data'].iloc[0]}, {split}: Dice (hard, pooled)", axis=1)
+
+
 def save(scores, grade, run):
     """Write `dice.csv` (pooled, every subject, every image) and `verdict.json` into the folder `run`."""
     run = Path(run)

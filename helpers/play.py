@@ -83,23 +83,27 @@ def browser(split, guesses=None, unsure=None):
     return Playable(panel, picture.value)
 
 
-def picker(network, task, folder, mirrors=(), picture=None):
+def picker(network, task, folder, mirrors=(), found=None):
     """Choose a scan of your own: upload it (an Analyze volume: both files), or give its path; see it segmented.
 
-    `mirrors` as in `predict.scan`; `picture`, a figure, stands in its place where widgets are not alive.
+    `mirrors` as in `predict.scan`; `found`, what that returned for some scan, is shown until another is chosen.
     """
     upload = widgets.FileUpload(multiple=True, description="a scan")
     path = widgets.Text(placeholder="or its path, then Enter", continuous_update=False, layout={"width": "60%"})
     said, place = widgets.HTML(), widgets.VBox()
 
+    def look(found):
+        """Show a segmented scan; the bytes of its picture."""
+        slices = browser(found.split)
+        said.value, place.children = found._repr_html_(), (slices.panel,)
+        return slices.png
+
     def segment(file):
         """Show a file's labels, or what is wrong with it."""
         try:
-            found = predict.scan(network, file, task, folder, mirrors)
+            look(predict.scan(network, file, task, folder, mirrors))
         except DataError as error:
             said.value, place.children = html.escape(str(error)), ()
-        else:
-            said.value, place.children = found._repr_html_(), (browser(found.split).panel,)
 
     def uploaded(change):
         """Write what was uploaded into the run's folder and segment it."""
@@ -115,8 +119,7 @@ def picker(network, task, folder, mirrors=(), picture=None):
 
     upload.observe(uploaded, names="value")
     path.observe(lambda change: segment(change["new"]) if change["new"] else None, names="value")
-    panel = widgets.VBox([widgets.HBox([upload, path]), said, place])
-    return Playable(panel, picture and as_png(picture))
+    return Playable(widgets.VBox([widgets.HBox([upload, path]), said, place]), found and look(found))
 
 
 def uploads(value):

@@ -2,7 +2,7 @@
 
     python tests/benchmark_ingredients.py --help
 
-Each variant is trained for the same epochs and, where it is faster or slower, once more for the same seconds.
+Each variant is trained for the same epochs and, where its epochs take longer or shorter, anew for the same seconds.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def variants(shape, n_labels):
 def predict_as_built():
     """Keep TensorFlow from joining layers before it predicts.
 
-    On a processor TensorFlow 2.21 joins a convolution, a sum and the leaky ReLU after it and loses the slope on the way:
-    the network without normalisation, where those follow one another, then predicts something else than it learned.
+    On a processor TensorFlow 2.21 joins a convolution, a sum and the leaky ReLU after it, and loses the slope on the
+    way: the network without normalisation, where those follow one another, then predicts other than it learned.
     """
     if keras.config.backend() == "tensorflow":
         import tensorflow as tf
@@ -129,28 +129,17 @@ def measure(dataset, epochs, batch_size, seeds, folder):
         pd.DataFrame(rows).round(5).to_csv(folder / "results.csv", index=False)
         return row
 
-    seconds = {}
-    for seed in range(seeds):
-        for name, (build, options) in variants(dataset.image_shape, dataset.n_labels).items():
-            row = run(name, build, options, seed, "epochs", epochs)
-            seconds.setdefault(name, row["seconds per epoch"])
-            same_time = max(1, round(epochs * seconds[REFERENCE] / seconds[name]))
-            if same_time == epochs:
-                rows.append(row | {"budget": "seconds"})
-            else:
-                run(name, build, options, seed, "seconds", same_time)
+    each = [(seed, name, *what) for seed in range(seeds)
+            for name, what in variants(dataset.image_shape, dataset.n_labels).items()]
+    same_epochs = [run(name, build, options, seed, "epochs", epochs) for seed, name, build, options in each]
+    seconds = pd.DataFrame(rows).groupby("variant")["seconds per epoch"].median()
+    for row, (seed, name, build, options) in zip(same_epochs, each):
+        same_time = max(1, round(epochs * seconds[REFERENCE] / seconds[name]))
+        if same_time == epochs:
+            rows.append(row | {"budget": "seconds"})
+        else:
+            run(name, build, options, seed, "seconds", same_time)
     pd.DataFrame(rows).round(5).to_csv(folder / "results.csv", index=False)
-
-
-def summary(results, split="test"):
-    """Mean and spread over seeds, one row a variant and budget: Dice of each label, seconds per epoch, weights."""
-    names = [column for column in results if column.startswith(f"{split} ")]
-    groups = results.groupby(["budget", "variant"], sort=False)
-    table = groups[names].agg(lambda dice: f"{dice.mean():.4f} ± {dice.std():.4f}")
-    table.columns = [name.removeprefix(f"{split} ") for name in names]
-    table = table.join(groups[["epochs", "seconds per epoch", "weights"]].median()).astype(
-        {"epochs": int, "weights": int}).join(groups.size().rename("runs"))
-    return table.rename_axis(f"{results['data'].iloc[0]}, {split}: Dice (hard, pooled)", axis=1)
 
 
 def main(words=None):
@@ -168,7 +157,7 @@ def main(words=None):
     brains = data.load(chosen.dataset, chosen.data or None, chosen.size, chosen.limit)
     print(brains)
     measure(brains, chosen.epochs, chosen.batch, chosen.seeds, chosen.to)
-    print(summary(pd.read_csv(Path(chosen.to) / "results.csv")).to_string())
+    print(evaluate.ingredients(pd.read_csv(Path(chosen.to) / "results.csv")).to_string())
 
 
 if __name__ == "__main__":

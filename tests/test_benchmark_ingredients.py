@@ -93,14 +93,3 @@ def test_an_interrupted_run_is_no_row(toy, tmp_path, monkeypatch):  # noqa: F811
     with pytest.raises(KeyboardInterrupt):
         ingredients.measure(toy, 2, 8, 1, tmp_path)
     assert not (tmp_path / "results.csv").exists()
-
-
-def test_summary_by_hand():
-    rows = pd.DataFrame({"data": "toy", "variant": ["a", "a", "b"], "seed": [0, 1, 0], "budget": "epochs", "epochs": 6,
-                         "weights": [5, 5, 7], "seconds per epoch": [1.0, 3.0, 4.0], "validation CSF": 0.1,
-                         "test CSF": [0.8, 0.9, 0.7]})
-    table = ingredients.summary(rows)
-    assert table.loc[("epochs", "a"), "CSF"] == "0.8500 ± 0.0707" and table.loc[("epochs", "a"), "runs"] == 2
-    assert table.loc[("epochs", "a"), "seconds per epoch"] == 2 and table.loc[("epochs", "b"), "weights"] == 7
-    assert "validation CSF" not in table and table.columns.name == "toy, test: Dice (hard, pooled)"
-    assert ingredients.summary(rows, "validation").loc[("epochs", "a"), "CSF"] == "0.1000 ± 0.0000"

@@ -204,3 +204,14 @@ def test_gains_have_a_row_for_each_switch():
     assert table.index.name == "toy, validation: Dice (hard, pooled)"
     tumour = replace(split, labels=labels // 2, task=replace(TASK, labels=TASK.labels[:2]))
     assert len(evaluate.gains(Position(), tumour)) == 3
+
+
+def test_ingredients_by_hand():
+    rows = pd.DataFrame({"data": "toy", "variant": ["a", "a", "b"], "seed": [0, 1, 0], "budget": "epochs", "epochs": 6,
+                         "weights": [5, 5, 7], "seconds per epoch": [1.0, 3.0, 4.0], "validation CSF": 0.1,
+                         "test CSF": [0.8, 0.9, 0.7]})
+    table = evaluate.ingredients(rows)
+    assert table.loc[("epochs", "a"), "CSF"] == "0.8500 ± 0.0707" and table.loc[("epochs", "a"), "runs"] == 2
+    assert table.loc[("epochs", "a"), "seconds per epoch"] == 2 and table.loc[("epochs", "b"), "weights"] == 7
+    assert "validation CSF" not in table and table.columns.name == "toy, test: Dice (hard, pooled)"
+    assert evaluate.ingredients(rows, "validation").loc[("epochs", "a"), "CSF"] == "0.1000 ± 0.0000"

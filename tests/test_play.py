@@ -88,9 +88,11 @@ def test_the_picker_shows_the_scan_or_what_is_wrong(split, monkeypatch, tmp_path
         return predict.Segmented(split, tmp_path / "mask.png", pd.DataFrame({"voxels": [1]}))
 
     monkeypatch.setattr(predict, "scan", scan)
-    made = play.picker(None, TASK, tmp_path, (1,), show.overlays(split))
-    found, panel = controls(made.panel), made.panel
+    other = predict.Segmented(split, tmp_path / "other.png", pd.DataFrame({"voxels": [1]}))
+    made = play.picker(None, TASK, tmp_path, (1,), other)
     assert made.png.startswith(b"\x89PNG") and play.picker(None, TASK, tmp_path).png is None
+    found, panel = controls(made.panel), made.panel
+    assert "other.png" in found["HTML"].value and "Image" in found
     found["Text"].value = "good.png"
     assert "mask.png" in found["HTML"].value and "Image" in controls(panel)
     found["Text"].value = "bad.png"
