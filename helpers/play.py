@@ -80,7 +80,7 @@ def browser(split, guesses=None, unsure=None):
         control.observe(draw, names="value")
     rows = [[subject, place], [layer], [opacity, *labels]]
     panel = widgets.VBox([*(widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows), picture])
-    return Playable(panel, picture.value)
+    return Playable(panel, bytes(picture.value))
 
 
 def picker(network, task, folder, mirrors=(), found=None):

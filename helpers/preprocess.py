@@ -6,7 +6,6 @@ from scipy import ndimage
 from helpers.backend import keras
 
 FLIP = 0.5  # chance of a mirror image, along each axis of the task
-MOVED = 0.7  # chance of rotation, scale and shift; the others stay as sharp as test images are
 ROTATION = 10  # degrees, standard deviation
 ZOOM = 0.08  # of the size, standard deviation
 SHIFT = 0.03  # of the frame, standard deviation
@@ -17,12 +16,12 @@ NOISE = 0.08  # of the image's own standard deviation, at most: what is faint mu
 class Batches(keras.utils.PyDataset):
     """Batches of (images (B, H, W, C), labels (B, H, W)), both uint8, for `keras.Model.fit`.
 
-    `shuffle` puts slices in a new order each epoch and leaves a short last batch out; `augment` changes each at
-    random. Every batch has a random generator of its own, made from seed, epoch and position, so threads cannot
-    change the result.
+    `shuffle` puts slices in a new order each epoch and leaves a short last batch out; `augment`, unless None, changes
+    each at random, and is the share of slices that `augment` below also moves. Every batch has a random generator of
+    its own, made from seed, epoch and position, so threads cannot change the result.
     """
 
-    def __init__(self, split, batch_size, augment=False, shuffle=False, seed=0, **options):
+    def __init__(self, split, batch_size, augment=None, shuffle=False, seed=0, **options):
         super().__init__(**options)
         self.split, self.batch_size, self.augment, self.shuffle = split, batch_size, augment, shuffle
         self.seed, self.epoch = seed, 0
@@ -38,9 +37,9 @@ class Batches(keras.utils.PyDataset):
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         chosen = order[index * self.batch_size:(index + 1) * self.batch_size]
         images, labels = self.split.images[chosen], self.split.labels[chosen]
-        if self.augment:
+        if self.augment is not None:
             rng = np.random.default_rng([self.seed, self.epoch, index])
-            images, labels = augment(images, labels, rng, self.split.task.mirrors)
+            images, labels = augment(images, labels, rng, self.split.task.mirrors, self.augment)
         return images, labels
 
     def on_epoch_end(self):
@@ -48,21 +47,22 @@ class Batches(keras.utils.PyDataset):
         self.epoch += 1
 
 
-def augment(images, labels, rng, mirrors):
+def augment(images, labels, rng, mirrors, moved):
     """Change a batch at random: move image and label together, then change the image's greys.
 
-    `mirrors` are the axes along which a mirror image is natural, as in `helpers.data.Task`.
+    `mirrors` are the axes along which a mirror image is natural, as in `helpers.data.Task`; `moved`, 0 to 1, is the
+    share of slices that are turned, scaled and shifted too. The others stay as sharp as test images are.
     """
-    moves = random_moves(len(images), *images.shape[1:3], rng, mirrors)
+    moves = random_moves(len(images), *images.shape[1:3], rng, mirrors, moved)
     return change_greys(move(images, *moves, order=1), rng), move(labels, *moves, order=0)
 
 
-def random_moves(n, height, width, rng, mirrors):
+def random_moves(n, height, width, rng, mirrors, moved):
     """Mirror images, small rotations, scales and shifts: n affine maps from new to old pixels (row, column).
 
     Matrices (n, 2, 2) and offsets (n, 2), as `scipy.ndimage.affine_transform` takes them.
     """
-    moved = rng.random(n) < MOVED
+    moved = rng.random(n) < moved
     angle = np.deg2rad(rng.normal(0, ROTATION, n)) * moved
     zoom = np.exp(rng.normal(0, ZOOM, n) * moved)
     turn = zoom * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])  # (2, 2, n)

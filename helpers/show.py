@@ -48,11 +48,11 @@ def pairs(split, n=4):
     return made
 
 
-def augmented(split, n=4, seed=0):
-    """One slice as it is and `n` times augmented, its labels below: they move together."""
+def augmented(split, moved, n=4, seed=0):
+    """One slice as it is and `n` times augmented, its labels below; `moved` as in `preprocess.augment`."""
     index = np.repeat(len(split) // 2, n)
     images, labels = preprocess.augment(split.images[index], split.labels[index], np.random.default_rng(seed),
-                                        split.task.mirrors)
+                                        split.task.mirrors, moved)
     made, axes = figure(2, n + 1, width=2.5, height=2.6, title=f"{split.task.title}: one slice, augmented {n} times")
     for column in range(n + 1):
         image, label = ((split.images[index[0]], split.labels[index[0]]) if column == 0 else

@@ -72,12 +72,13 @@ def schedule(steps, learning_rate, warm_up=0.05):
 
 
 def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight_decay=1e-4, seed=0,
-        loss=dice_and_cross_entropy, augment=True, average=0.0, callbacks=()):
+        loss=dice_and_cross_entropy, augment=0.7, average=0.0, callbacks=()):
     """Train on `dataset.train`, keep the epoch whose worst label has the best validation Dice, return the history.
 
     `loss` is a function of labels (B, H, W) and probabilities (B, H, W, L), or the name of one of Keras's; `augment`
-    changes training slices at random; `average` above 0 validates and keeps a running average of the weights, which
-    forgets all but this share of itself at each step (EMA); `callbacks` are called after this function's own.
+    is the share of training slices that are turned, scaled and shifted, besides the mirror images and other greys of
+    all, or None to change none; `average` above 0 validates and keeps a running average of the weights, which forgets
+    all but this share of itself at each step (EMA); `callbacks` are called after this function's own.
 
     Everything lands in the folder `run`: best weights and their score, `history.csv`, `settings.json`. Called again
     with the same settings, a stopped run goes on after its last whole epoch and a finished one is read back; with
@@ -88,6 +89,8 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value < 1:
             raise RunError(f"{name} is {value}; it must be 1 or more.")
+    if augment is not None and not 0 <= augment <= 1:
+        raise RunError(f"augment is {augment}; it must be a share, 0 to 1, or None.")
     settings = {"network": network.name, "weights": network.count_params(),
                 "dropout": max((getattr(layer, "rate", 0) for layer in network.layers), default=0),
                 "data": fingerprint(dataset.train, dataset.validation), "slices": len(dataset.train),

@@ -18,7 +18,7 @@ def test_each_variant_lacks_what_its_name_says():
     assert kinds(whole) == kinds(model.improved_unet((32, 32, 1), 4))
     norms = kinds(whole).count("GroupNormalization")
     assert [kinds(net).count("GroupNormalization") for net in networks.values()] == [
-        1, *[norms] * 10, 1]  # the one left is the input's own
+        1, *[norms] * 11, 1]  # the one left is the input's own
     without = networks["without normalisation"]
     assert kinds(without).count("Identity") == norms - 1
     assert kinds(networks["without deep supervision"]).count("Add") == 5 and kinds(whole).count("Add") == 7
@@ -70,7 +70,7 @@ def test_measure_and_summary(toy, tmp_path, monkeypatch, capsys):  # noqa: F811
     def few(shape, n_labels):
         def build():
             return model.improved_unet(shape, n_labels, filters=4, levels=2)
-        return {ingredients.REFERENCE: (build, {}), "without augmentation": (build, {"augment": False})}
+        return {ingredients.REFERENCE: (build, {}), "without augmentation": (build, {"augment": None})}
 
     monkeypatch.setattr(ingredients, "variants", few)
     ingredients.measure(toy, 1, 8, 2, tmp_path)
@@ -78,7 +78,7 @@ def test_measure_and_summary(toy, tmp_path, monkeypatch, capsys):  # noqa: F811
     assert set(rows["variant"]) == set(few(None, None)) and set(rows["seed"]) == {0, 1}
     assert (rows.groupby(["variant", "budget"]).size() == 2).all()
     settings = train.json.loads((tmp_path / "without_augmentation-1epochs-seed1" / "settings.json").read_text())
-    assert settings["augment"] is False and settings["seed"] == 1
+    assert settings["augment"] is None and settings["seed"] == 1
     ingredients.measure(toy, 1, 8, 2, tmp_path)
     assert "already trained" in capsys.readouterr().out
     again = pd.read_csv(tmp_path / "results.csv")

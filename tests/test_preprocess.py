@@ -16,14 +16,14 @@ def brain():
 def test_labels_stay_whole_numbers_in_range(brain):
     images, labels = (np.repeat(a, 8, 0) for a in brain)
     for seed in range(3):
-        new_images, new_labels = preprocess.augment(images, labels, np.random.default_rng(seed), (1,))
+        new_images, new_labels = preprocess.augment(images, labels, np.random.default_rng(seed), (1,), 0.7)
         assert new_images.dtype == new_labels.dtype == np.uint8 and new_images.shape == images.shape
         assert set(np.unique(new_labels)) == {0, 1, 2, 3}
         assert (new_labels != labels).mean() > 0.02 and (new_images != images).mean() > 0.3
 
 
-def random_moves(n, side, seed, mirrors=(1, 2)):
-    return preprocess.random_moves(n, side, side, np.random.default_rng(seed), mirrors)
+def random_moves(n, side, seed, mirrors=(1, 2), moved=0.7):
+    return preprocess.random_moves(n, side, side, np.random.default_rng(seed), mirrors, moved)
 
 
 def test_image_and_label_move_together():
@@ -37,9 +37,8 @@ def test_image_and_label_move_together():
     assert np.array_equal(images[..., 0][inner], moved[inner] * 80)
 
 
-def test_moves_turn_scale_and_shift_about_the_middle(monkeypatch):
-    monkeypatch.setattr(preprocess, "MOVED", 1)
-    matrices, offsets = random_moves(1000, 33, 2, ())
+def test_moves_turn_scale_and_shift_about_the_middle():
+    matrices, offsets = random_moves(1000, 33, 2, (), moved=1)
     zooms = np.sqrt(np.linalg.det(matrices))
     assert np.allclose(matrices @ matrices.transpose(0, 2, 1), zooms[:, None, None] ** 2 * np.eye(2))  # no shear
     angles = np.rad2deg(np.arctan2(matrices[:, 0, 1], matrices[:, 0, 0]))
@@ -57,9 +56,8 @@ def test_a_known_flip(brain):
 
 
 @pytest.mark.parametrize("mirrors", [(), (1,), (2,), (1, 2)])
-def test_only_natural_mirrors(mirrors, monkeypatch):
-    monkeypatch.setattr(preprocess, "MOVED", 0)
-    matrices, offsets = random_moves(64, 32, 0, mirrors)
+def test_only_natural_mirrors(mirrors):
+    matrices, offsets = random_moves(64, 32, 0, mirrors, moved=0)
     signs = np.diagonal(matrices, axis1=1, axis2=2)
     assert {*map(tuple, signs)} == {(a, b) for a in ((1, -1) if 1 in mirrors else (1,))
                                     for b in ((1, -1) if 2 in mirrors else (1,))}
@@ -79,7 +77,7 @@ def test_batches_cover_an_epoch_and_shuffle_the_next():
     plain = preprocess.Batches(whole, 4)
     assert [len(plain[i][0]) for i in range(len(plain))] == [4, 2]
     assert np.array_equal(plain[1][0], whole.images[4:])
-    training = preprocess.Batches(whole, 3, augment=True, shuffle=True, seed=5)
+    training = preprocess.Batches(whole, 3, augment=0.7, shuffle=True, seed=5)
     first = [training[i][0] for i in range(2)]
     assert len(training) == 2 and np.array_equal(first[0], training[0][0])  # the same whenever it is asked for
     training.on_epoch_end()

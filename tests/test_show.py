@@ -26,8 +26,8 @@ def test_pairs_show_slice_and_its_own_mask(split):
 
 
 def test_augmented_shows_what_preprocess_makes(split):
-    figure = show.augmented(split, 2, seed=3)
-    images, _ = preprocess.augment(split.images[[4, 4]], split.labels[[4, 4]], np.random.default_rng(3), (1,))
+    figure = show.augmented(split, 0.5, 2, seed=3)
+    images, _ = preprocess.augment(split.images[[4, 4]], split.labels[[4, 4]], np.random.default_rng(3), (1,), 0.5)
     assert np.array_equal(figure.axes[1].images[0].get_array(), images[0, ..., 0])
 
 

@@ -151,6 +151,13 @@ def test_a_finished_run_is_read_back_and_another_is_refused(toy, tmp_path, capsy
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["epochs"] == 1
 
 
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"augment": 1.5}, {"augment": -1}])
+def test_settings_that_make_no_sense_are_refused(wrong, toy, tmp_path):
+    with pytest.raises(train.RunError, match=f"{next(iter(wrong))} is .*; it must be"):
+        train.fit(small(), toy, run=tmp_path / "run", **{"epochs": 1} | wrong)
+    assert not (tmp_path / "run").exists()
+
+
 def test_float16_scales_the_loss(toy, tmp_path):
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:
