@@ -8,6 +8,7 @@ from helpers.backend import keras
 FLIP = 0.5  # chance of a mirror image, along each axis of the task
 ROTATION = 10  # degrees, standard deviation
 ZOOM = 0.08  # of the size, standard deviation
+SIZES = 0.2  # the same, beyond that, where pictures lie anyhow
 SHIFT = 0.03  # of the frame, standard deviation
 GAIN, GAMMA = 0.15, 0.2  # standard deviations of their logarithms
 NOISE = 0.08  # of the image's own standard deviation, at most: what is faint must not drown
@@ -54,17 +55,27 @@ def augment(images, labels, rng, mirrors, moved):
     share of slices that are turned, scaled and shifted too. The others stay as sharp as test images are.
     """
     moves = random_moves(len(images), *images.shape[1:3], rng, mirrors, moved)
-    return change_greys(move(images, *moves, order=1), rng), move(labels, *moves, order=0)
+    outside = "mirror" if lie_anyhow(mirrors) else "constant"  # cells go on beyond the border, heads do not
+    return change_greys(move(images, *moves, 1, outside), rng), move(labels, *moves, 0, outside)
+
+
+def lie_anyhow(mirrors):
+    """Whether pictures have neither top nor side, as cells: mirror images are natural along both axes."""
+    return len(mirrors) == 2
 
 
 def random_moves(n, height, width, rng, mirrors, moved):
     """Mirror images, small rotations, scales and shifts: n affine maps from new to old pixels (row, column).
 
+    Pictures that lie anyhow are turned by quarters as well, and scaled further: there is no size that they all have.
     Matrices (n, 2, 2) and offsets (n, 2), as `scipy.ndimage.affine_transform` takes them.
     """
     moved = rng.random(n) < moved
     angle = np.deg2rad(rng.normal(0, ROTATION, n)) * moved
     zoom = np.exp(rng.normal(0, ZOOM, n) * moved)
+    if lie_anyhow(mirrors):
+        angle = angle + np.pi / 2 * rng.integers(4, size=n)
+        zoom = zoom * np.exp(rng.normal(0, SIZES, n) * moved)
     turn = zoom * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])  # (2, 2, n)
     mirror = np.stack([np.where((rng.random(n) < FLIP) & (axis in mirrors), -1, 1) for axis in (1, 2)])  # (2, n)
     matrices = (turn * mirror).transpose(2, 0, 1)  # mirrored first, then turned
@@ -73,22 +84,27 @@ def random_moves(n, height, width, rng, mirrors, moved):
     return matrices, middle - matrices @ middle + shift
 
 
-def move(pictures, matrices, offsets, order):
-    """Apply affine maps to pictures (n, H, W) or (n, H, W, C): order 1 bilinear, 0 nearest; zeros from outside."""
+def move(pictures, matrices, offsets, order, outside="constant"):
+    """Apply affine maps to pictures (n, H, W) or (n, H, W, C): order 1 bilinear, 0 nearest.
+
+    What comes from `outside` the picture is 0, or with "mirror" its mirror image (modes of `scipy.ndimage`).
+    """
     moved = np.empty_like(pictures)
     for new, old, matrix, offset in zip(moved, pictures, matrices, offsets):
         for channel in np.ndindex(old.shape[2:]):
-            new[(..., *channel)] = ndimage.affine_transform(old[(..., *channel)], matrix, offset, order=order)
+            new[(..., *channel)] = ndimage.affine_transform(old[(..., *channel)], matrix, offset, order=order,
+                                                            mode=outside)
     return moved
 
 
 def change_greys(images, rng):
-    """Give every image (n, H, W, C) its own gain, gamma and noise."""
+    """Give every image (n, H, W, C) its own gamma and noise, and each of its channels its own gain."""
     each = (len(images), 1, 1, 1)
-    gain, gamma = np.exp(rng.normal(0, GAIN, each)), np.exp(rng.normal(0, GAMMA, each))
+    gain = np.exp(rng.normal(0, GAIN, (len(images), 1, 1, images.shape[-1])))
+    gamma = np.exp(rng.normal(0, GAMMA, each))
     top = np.maximum(images.max(axis=(1, 2, 3), keepdims=True), 1)  # gamma against 255 would swallow faint images
-    table = top * gain * (np.arange(256) / top) ** gamma  # (n, 1, 1, 256): 256 powers instead of one per pixel
-    changed = np.stack([t.ravel()[image] for t, image in zip(table, images)])
+    table = top * (np.arange(256) / top) ** gamma  # (n, 1, 1, 256): 256 powers instead of one per pixel
+    changed = gain * np.stack([t.ravel()[image] for t, image in zip(table, images)])
     strength = rng.uniform(0, NOISE, each) * images.std(axis=(1, 2, 3), keepdims=True)
     noise = rng.standard_normal(images.shape, "float32") * strength.astype("float32")
     return np.clip(changed + noise, 0, 255).round().astype("uint8")

@@ -59,9 +59,35 @@ def test_a_known_flip(brain):
 def test_only_natural_mirrors(mirrors):
     matrices, offsets = random_moves(64, 32, 0, mirrors, moved=0)
     signs = np.diagonal(matrices, axis1=1, axis2=2)
-    assert {*map(tuple, signs)} == {(a, b) for a in ((1, -1) if 1 in mirrors else (1,))
-                                    for b in ((1, -1) if 2 in mirrors else (1,))}
-    assert np.array_equal(offsets, np.where(signs < 0, 31, 0))  # a mirror image stays in the frame
+    if mirrors == (1, 2):  # cells: quarter turns too
+        found = {tuple(m.round(12).ravel() + 0.0) for m in matrices}
+        signs = [(a, b) for a in (1, -1) for b in (1, -1)]
+        assert found == {(a, 0, 0, b) for a, b in signs} | {(0, a, b, 0) for a, b in signs}
+    else:
+        assert {*map(tuple, signs)} == {(a, b) for a in ((1, -1) if 1 in mirrors else (1,))
+                                        for b in ((1, -1) if 2 in mirrors else (1,))}
+    corners = np.array([[0, 0], [0, 31], [31, 0], [31, 31]])  # each stays in the frame, on a corner
+    moved = np.sort((corners @ matrices.transpose(0, 2, 1) + offsets[:, None]).round(9) @ [32, 1])
+    assert np.array_equal(moved, np.broadcast_to(np.sort(corners @ [32, 1]), moved.shape))
+
+
+def test_what_lies_anyhow_differs_more_in_size_and_goes_on_beyond_the_border():
+    sizes = [np.log(np.abs(np.linalg.det(random_moves(1000, 33, 2, mirrors, moved=1)[0]))).std() / 2
+             for mirrors in ((2,), (1, 2))]
+    assert np.allclose(sizes, [0.08, np.hypot(0.08, 0.2)], rtol=0.1)
+    white = np.full((200, 32, 32, 1), 255, np.uint8)
+    for mirrors, black in ((2,), True), ((1, 2), False):
+        _, labels = preprocess.augment(white, white[..., 0], np.random.default_rng(0), mirrors, 1)
+        assert (labels == 0).any() == black
+
+
+def test_a_quarter_turn_only_moves_pixels(brain):
+    matrices, offsets = random_moves(64, 64, 0, moved=0)
+    turned = next(k for k, m in enumerate(matrices) if abs(m[0, 1]) > 0.5)
+    for pictures in brain:
+        for order in (0, 1):
+            new = preprocess.move(pictures, matrices[[turned] * 4], offsets[[turned] * 4], order, "mirror")
+            assert np.array_equal(np.sort(new, None), np.sort(pictures, None)) and not np.array_equal(new, pictures)
 
 
 def test_greys_change_but_stay_greys(brain):
@@ -69,6 +95,13 @@ def test_greys_change_but_stay_greys(brain):
     assert changed.dtype == np.uint8
     for old, new in zip(brain[0], changed):  # gain and gamma keep the order of greys, noise blurs it a little
         assert np.corrcoef(old.ravel(), new.ravel())[0, 1] > 0.95
+
+
+def test_every_channel_has_a_gain_of_its_own():
+    grey = np.full((50, 8, 8, 3), 100, np.uint8)
+    means = preprocess.change_greys(grey, np.random.default_rng(0)).mean((1, 2)) / 100  # constant pictures: no noise
+    assert np.allclose(np.log(means).std(0), 0.15, atol=0.05)
+    assert np.abs(np.corrcoef(means.T) - np.eye(3)).max() < 0.5
 
 
 def test_batches_cover_an_epoch_and_shuffle_the_next():
