@@ -37,6 +37,18 @@ class Captioned:
         return f"<p><b>{html.escape(caption)}</b></p>{table.to_html()}"
 
 
+@dataclass(frozen=True, repr=False)
+class Table(Captioned):
+    """A table and what it shows."""
+
+    caption: str
+    table: pd.DataFrame
+
+    def captioned(self):
+        """The two, as they are."""
+        return self.caption, self.table
+
+
 @dataclass(frozen=True)
 class Label:
     """One label: its name, the grey value it has in mask files, and the colour it is drawn in."""

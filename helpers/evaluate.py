@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import ndimage, stats
 
 from helpers.backend import keras
-from helpers.data import Captioned
+from helpers.data import Captioned, Table
 
 NEEDED = 0.9  # the task's threshold, for every label
 CHUNK = 512  # pictures whose probabilities are in memory at once
@@ -53,7 +53,7 @@ def largest_component(guesses, subjects):
 
 
 def gains(network, split):
-    """What each switch of prediction brings: pooled Dice of every label, a row a way of predicting.
+    """What each switch of prediction brings: a Table of every label's pooled Dice, a row a way of predicting.
 
     As it is; averaged with mirror images; and, where a subject's slices have one foreground label, such as a tumour,
     only its largest piece.
@@ -63,7 +63,7 @@ def gains(network, split):
     if len(split.task.labels) == 2 and split.n_subjects < len(split):
         guesses["with mirror images, largest piece"] = largest_component(guesses["with mirror images"], split.subjects)
     table = pd.DataFrame({way: score(split, guess).pooled for way, guess in guesses.items()}).T
-    return table.rename_axis(f"{split.task.title}, {split.name}: Dice (hard, pooled)")
+    return Table(f"{split.task.title}, {split.name}: Dice (hard, pooled)", table.round(4))
 
 
 def uncertainty(network, images, samples=16, batch_size=32):
@@ -179,13 +179,16 @@ class Scores(Captioned):
         return pd.DataFrame(columns | {"all background": self.baseline})
 
     def measures(self):
-        """One row per label: pooled Dice with its 95 % interval, IoU, precision, recall; volume error of subjects."""
+        """A Table, a row a label: pooled Dice with its 95 % interval, IoU, precision, recall; volume error of subjects.
+
+        The volume error is the mean over subjects of (predicted - true) / true, with its sign and without.
+        """
         low, high = self.interval()
         pooled = {name: measure(name, self.confusion.sum(0)) for name in ("IoU", "precision", "recall")}
         volume = 100 * pd.DataFrame(measure("volume error", self.by_subject[1]), columns=self.labels)
-        table = pd.DataFrame({"Dice": self.pooled, "95 % from": low, "to": high, **pooled,
-                              "volume error, mean %": volume.mean(), "mean of its size, %": volume.abs().mean()})
-        return table.rename_axis(f"{self.title}, pooled", axis=1)
+        return Table(f"{self.title}: pooled over all slices; volume error per subject", pd.DataFrame({
+            "Dice": self.pooled, "95 % interval, low": low, "high": high, **pooled,
+            "volume error, %": volume.mean(), "absolute volume error, %": volume.abs().mean()}).round(4))
 
     def interval(self, seed=0):
         """95 % bootstrap interval of the pooled Dice over subjects, two arrays (L,); NaN with fewer than 3 subjects."""
@@ -215,11 +218,11 @@ def score(split, guesses):
 
 
 def surface_distances(split, guesses):
-    """How far prediction and truth lie apart, in pixels, slice by slice: one row per label without background.
+    """How far prediction and truth lie apart, in pixels, slice by slice: a Table, a row a label without background.
 
     The surface of a label is its pixels with a neighbour of another label. `95 %` is the 95th-percentile Hausdorff
     distance (the larger of both directions), `mean` the mean surface distance over both directions; each averaged
-    over the slices in which truth and prediction have the label. `only in one` counts the others.
+    over the `slices` in which truth and prediction have the label. The last column counts slices where one of them has.
     """
     rows = {}
     for number, label in enumerate(split.task.labels[1:], start=1):
@@ -231,9 +234,10 @@ def surface_distances(split, guesses):
                               np.concatenate([there, back]).mean()))
             alone += truth.any() != guess.any()
         hausdorff, mean = np.mean(found, axis=0) if found else (np.nan, np.nan)
-        rows[label.name] = {"Hausdorff 95 % (pixels)": hausdorff, "mean surface distance (pixels)": mean,
-                            "slices": len(found), "slices with the label only in one": alone}
-    return pd.DataFrame(rows).T.rename_axis(f"{split.task.title}, {split.name}", axis=1)
+        rows[label.name] = {"Hausdorff 95 %": round(hausdorff, 2), "mean": round(mean, 2), "slices": len(found),
+                            "slices where only one has it": alone}
+    return Table(f"{split.task.title}, {split.name}: distance between surfaces, in pixels",
+                 pd.DataFrame.from_dict(rows, orient="index"))
 
 
 def to_surface(mask, other):
@@ -278,16 +282,15 @@ def verdict(scores, needed=NEEDED):
 
 
 def side_by_side(results):
-    """Table of several trained networks, {name: (scores, history)}: pooled Dice per label, seconds per epoch."""
-    rows = {name: [*scores.pooled.round(4), round(history["seconds"].median(), 1)]
+    """A Table of trained networks, {name: (scores, history)}, a row each: pooled Dice per label, seconds per epoch."""
+    rows = {name: {**scores.pooled.round(4), "seconds an epoch (median)": round(history["seconds"].median(), 1)}
             for name, (scores, history) in results.items()}
     scores = next(iter(results.values()))[0]
-    names = [f"{label}: Dice (hard, pooled)" for label in scores.pooled.index]
-    return pd.DataFrame(rows, [*names, "median seconds of an epoch"]).rename_axis(scores.title)
+    return Table(f"{scores.title}: Dice (hard, pooled)", pd.DataFrame.from_dict(rows, orient="index"))
 
 
 def ingredients(results, split="test"):
-    """Mean and spread over seeds, a row a variant and budget: Dice of each label, epochs, seconds per epoch, weights.
+    """Mean and spread over seeds, a Table, a row a variant and budget: Dice of each label, epochs, seconds, weights.
 
     `results` is what tests/benchmark_ingredients.py writes, a row a run.
     """
@@ -297,7 +300,8 @@ def ingredients(results, split="test"):
     table.columns = [name.removeprefix(f"{split} ") for name in names]
     table = table.join(groups[["epochs", "seconds per epoch", "weights"]].median()).astype(
         {"epochs": int, "weights": int}).join(groups.size().rename("runs"))
-    return table.rename_axis(f"{results['data'].iloc[0]}, {split}: Dice (hard, pooled)", axis=1)
+    table["seconds per epoch"] = table["seconds per epoch"].round(1)
+    return Table(f"{results['data'].iloc[0]}, {split}: Dice (hard, pooled), mean ± standard deviation", table)
 
 
 def save(scores, grade, run):

@@ -37,7 +37,7 @@ def improved_unet(shape, n_labels, filters=16, levels=5, dropout=0.3, supervised
     for level in range(levels - 1, 0, -1):
         width = filters * 2 ** (level - 1)
         x = upsampling_module(x, width, f"up_{level}")
-        x = layers.Concatenate(name=f"up_{level}-concatenate")([x, skips[level - 1]])  # (B, h, w, 2 * width)
+        x = layers.Concatenate(name=f"localisation_{level}-concatenate")([x, skips[level - 1]])  # (B, h, w, 2 * width)
         wide = conv_norm_act(x, 2 * width, f"localisation_{level}", part="conv_a")
         if level <= supervised:  # deep supervision: the coarser levels draw maps too, and the maps are summed
             segmentation = add_segmentation(segmentation, wide, n_labels, f"segment_{level}")

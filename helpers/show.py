@@ -12,7 +12,7 @@ from helpers.evaluate import NEEDED
 
 STYLE = {"figure.dpi": 80, "savefig.dpi": 80, "figure.facecolor": "white", "font.size": 11, "axes.titlesize": 11,
          "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True}
-WRONG = "#D55E00"  # where prediction and truth differ
+WRONG = "#E8178A"  # where prediction and truth differ: no label's colour
 
 
 def figure(rows=1, columns=1, width=3.0, height=3.0, title=None):
@@ -87,18 +87,22 @@ def network(net):
     ax = axes[0, 0]
     for start, end in sorted(connections(net)):
         if start in place and end in place:
+            (left, y), (right, _) = place[start], place[end]
+            between = place[end][1] == y and any(left < x < right for x, other in place.values() if other == y)
+            around = {"connectionstyle": "arc,angleA=90,angleB=90,armA=30,armB=30,rad=6"} if between else {}
             ax.annotate("", place[end], place[start], zorder=1, arrowprops={
-                "arrowstyle": "->", "color": "#888888", "shrinkA": 16, "shrinkB": 16, "lw": 1.3})
+                "arrowstyle": "->", "color": "#888888", "shrinkA": 16, "shrinkB": 16, "lw": 1.3, **around})
     for name, (x, y) in place.items():
         kind = name.split("_")[0]
         ax.add_patch(FancyBboxPatch((x - 0.36, y - 0.2), 0.72, 0.4, boxstyle="round,pad=0.04", zorder=2,
                                     facecolor=BLOCK_COLOURS.get(kind, "#DDDDDD"), edgecolor="#444444"))
         ax.text(x, y, f"{table.output[name][-1]}", ha="center", va="center", zorder=3)
-        ax.text(x, y - 0.3, name.replace("_", " "), ha="center", va="top", rotation=40, fontsize=9, zorder=3)
+        ax.text(x, y - 0.3, name.replace("_", " "), ha="center", va="top", rotation=40, fontsize=9, zorder=3,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
     depths = sorted({y for _, y in place.values()})
-    ax.set(xlim=(-0.8, len(place) - 0.2), ylim=(min(depths) - 1.1, 0.6), xticks=[], yticks=depths,
+    ax.set(xlim=(-0.8, len(place) - 0.2), ylim=(min(depths) - 1.1, 0.7), xticks=[], yticks=depths,
            yticklabels=[f"{int(height * 2 ** y)}x{int(height * 2 ** y)}" for y in depths],
-           ylabel="resolution (pixels)", xlabel="data flows from left to right; the number in a block counts its maps")
+           ylabel="resolution (pixels)", xlabel="data flow from left to right; a block's number counts the maps it gives; a colour is a kind of block")
     return made
 
 
@@ -132,8 +136,8 @@ def levels(net, split, index):
     found = model.levels(net).predict(split.images[index:index + 1], verbose=0)
     made, axes = figure(1, len(found) + 1, 3.2, 3.6, f"{split.task.title}, {split.name}: the answer, level by level")
     for number, (ax, maps) in enumerate(zip(axes[0], found), start=1):
-        what = f"coarsest {number} added" if number > 1 else "coarsest alone"
-        draw_labels(ax, maps[0].argmax(-1), split.task, f"{what}: {maps.shape[1]}x{maps.shape[2]}")
+        what = f"{maps.shape[1]}x{maps.shape[2]} map"
+        draw_labels(ax, maps[0].argmax(-1), split.task, f"{what} alone" if number == 1 else f"+ {what}")
     draw_labels(axes[0, -1], split.labels[index], split.task, "truth")
     legend(made, split.task)
     return made
@@ -144,7 +148,7 @@ def curves(history, task):
     made, axes = figure(1, 2, 6, 3.8, f"{task.title}: training")
     left, right, epochs = *axes[0], history.index + 1
     left.plot(epochs, history["loss"], "o-", color="#0072B2", label="training (augmented slices)")
-    left.plot(epochs, history["val_loss"], "s--", color=WRONG, label="validation")
+    left.plot(epochs, history["val_loss"], "s--", color="#D55E00", label="validation")
     left.set(xlabel="epoch", ylabel="loss: 1 - soft Dice + cross-entropy", ylim=(0, None))
     left.legend()
     for label, marker in zip(task.labels, "osD^vP"):
@@ -172,7 +176,8 @@ def boxes(scores, task):
     ax.axhline(NEEDED, color="#888888", linestyle="--", linewidth=1)
     ax.text(0.52, NEEDED, f"needed: {NEEDED}", va="bottom", fontsize=9, color="#555555")
     ax.set_xticks(range(1, len(columns) + 1), [label.name for label in task.labels])
-    ax.set(ylabel="hard Dice (0 to 1)", ylim=(min(0.88, *(c.min() - 0.02 for c in columns if len(c))), 1.005))
+    ax.set(xlabel="a point is a subject, moved sideways only to be seen", ylabel="hard Dice (0 to 1)",
+           ylim=(min(0.88, *(c.min() - 0.02 for c in columns if len(c))), 1.005))
     return made
 
 
@@ -187,7 +192,9 @@ def gallery(split, guesses, scores, n=4):
     """The `n` slices with the lowest mean Dice without background, worst first."""
     means = scores.per_image.iloc[:, 1:].mean(axis=1).to_numpy()
     worst = [index for index in np.argsort(means) if not np.isnan(means[index])][:n]
-    titles = {index: f"{split.subjects[index]}, mean Dice {means[index]:.3f}" for index in worst}
+    place = {index: place for s in set(split.subjects.tolist())
+             for place, index in enumerate(np.flatnonzero(split.subjects == s), start=1)}
+    titles = {index: f"{split.subjects[index]}, slice {place[index]}\nmean Dice {means[index]:.3f}" for index in worst}
     return compared(split, guesses, titles, f"the {len(titles)} worst slices")
 
 
@@ -218,7 +225,7 @@ def overlays(split, n=4):
 def sweep(split, guesses, subject, file, most=16):
     """Write an animated PNG to `file`: at most so many slices of one subject, bare and under their labels; its path."""
     own = np.flatnonzero(split.subjects == subject)
-    own = own[evenly(len(own), most)]
+    frames = evenly(len(own), most)
     made, axes = figure(1, 2, 3.2, 3.5, title=f"{split.task.title}: {subject}")
     legend(made, split.task)
 
@@ -227,13 +234,13 @@ def sweep(split, guesses, subject, file, most=16):
         for ax in axes[0]:
             ax.clear()
         draw_slice(axes[0, 0], split.images[own[place]], f"slice {place + 1} of {len(own)}")
-        draw_overlay(axes[0, 1], split.images[own[place]], guesses[own[place]], split.task, "prediction", 0.6)
+        draw_overlay(axes[0, 1], split.images[own[place]], guesses[own[place]], split.task, "prediction", 0.8)
 
-    draw(0)
+    draw(frames[0])
     made.canvas.draw()  # lays everything out once
     made.set_layout_engine("none")  # and keeps it there
     file.parent.mkdir(parents=True, exist_ok=True)
-    FuncAnimation(made, draw, frames=len(own)).save(file, writer=PillowWriter(fps=5))
+    FuncAnimation(made, draw, frames=frames).save(file, writer=PillowWriter(fps=5))
     return file
 
 
@@ -244,7 +251,8 @@ def one(split, index, layer, guesses=None, unsure=None, opacity=0.5, shown=None)
     draw_slice(axes[0, 0], image, "slice")
     ax = axes[0, 1]
     if layer == "uncertainty":
-        scale(made, draw_uncertainty(ax, unsure(image[None])[0]), [ax])
+        found = unsure(image[None])[0]
+        scale(made, draw_uncertainty(ax, found, found.max()), [ax])
     elif layer == "error":
         wrong = split.labels[index] != guesses[index]
         draw_slice(ax, image)
@@ -259,13 +267,14 @@ def one(split, index, layer, guesses=None, unsure=None, opacity=0.5, shown=None)
 
 
 def uncertainty(split, guesses, unsure, n=3):
-    """Image, error and uncertainty of `n` slices, spread over the split; `unsure` (N, H, W) is 0 to 1."""
+    """Image, error and uncertainty of `n` slices, spread over the split; `unsure` (N, H, W), 0 to 1, on one scale."""
     made, axes = figure(n, 3, title=f"{split.task.title}, {split.name}: where it errs and where it is unsure")
-    for row, index in zip(axes, inner(len(split), n)):
+    chosen = inner(len(split), n)
+    for row, index in zip(axes, chosen):
         draw_slice(row[0], split.images[index], split.subjects[index])
         draw_slice(row[1], split.images[index], "error")
         draw_errors(row[1], split.labels[index] != guesses[index])
-        drawn = draw_uncertainty(row[2], unsure[index], "uncertainty")
+        drawn = draw_uncertainty(row[2], unsure[index], unsure[chosen].max(), "uncertainty")
     scale(made, drawn, axes[:, 2].tolist())
     return made
 
@@ -273,18 +282,19 @@ def uncertainty(split, guesses, unsure, n=3):
 def review(split, guesses, ways, most=0.2):
     """Share of all errors found by looking at the most unsure pixels first; `ways` is {name: (N, H, W)}.
 
-    A million pixels, evenly spread, stand for all. The dashed line is looking at random.
+    A million pixels, evenly spread, stand for all. The dotted line is looking at random.
     """
     made, axes = figure(1, 1, 8, 3.8, f"{split.task.title}, {split.name}: does uncertainty find the errors?")
     ax, step = axes[0, 0], max(1, split.labels.size // 1_000_000)
     wrong = (split.labels != guesses).ravel()[::step]
     looked = np.linspace(0, most, 200)
-    for (name, unsure), colour in zip(ways.items(), ("#0072B2", "#D55E00", "#009E73")):
+    for (name, unsure), colour, style in zip(ways.items(), ("#0072B2", "#D55E00"), ("-", "--")):
         found = np.append(0, wrong[np.argsort(-unsure.ravel()[::step], kind="stable")].cumsum()) / max(1, wrong.sum())
-        ax.plot(100 * looked, 100 * found[(looked * len(wrong)).astype(int)], color=colour, label=name)
-    ax.plot([0, 100 * most], [0, 100 * most], "--", color="#888888", label="at random")
+        share = found[(looked * len(wrong)).astype(int)]
+        ax.plot(100 * looked, 100 * share, linestyle=style, color=colour, linewidth=2, label=name)
+    ax.plot([0, 100 * most], [0, 100 * most], ":", color="#888888", label="at random")
     ax.set(xlabel="% of all pixels looked at, most unsure first", ylabel="% of the errors found", ylim=(0, 101))
-    ax.legend(loc="lower right")
+    ax.legend(loc="center right")
     return made
 
 
@@ -305,19 +315,23 @@ def confusion(scores):
 
 
 def ingredients(results):
-    """Mean Dice without background of each variant, a point a run and a bar at their mean; one panel a budget."""
+    """Mean Dice without background of each variant: a point a run, a bar at their mean, a dotted line at the first's.
+
+    Runs that count for both budgets are drawn once; those that only the same seconds allow say their epochs.
+    """
     names = [column for column in results if column.startswith("test ") and column != "test background"]
-    variants = results["variant"].unique()[::-1]
-    made, axes = figure(1, 2, 6, 1 + 0.42 * len(variants), f"{results['data'].iloc[0]}: what each ingredient buys")
-    axes[0, 1].sharex(axes[0, 0])
-    for ax, (budget, rows) in zip(axes[0], results.groupby("budget")):
-        for place, variant in enumerate(variants):
-            dice = rows.loc[rows["variant"] == variant, names].mean(axis=1)
-            ax.plot(dice, np.full(len(dice), place), "o", color="#0072B2", alpha=0.6)
-            ax.plot(dice.mean(), place, "|", color="black", markersize=18, markeredgewidth=2)
-        ax.axvline(rows.loc[rows["variant"] == variants[-1], names].mean(axis=1).mean(), color="#888888", linestyle=":")
-        ax.set_yticks(range(len(variants)), variants if ax is axes[0, 0] else [])
-        ax.set(title=f"the same {budget}", xlabel="mean Dice of the labels (hard, pooled), test")
+    labels = [name.removeprefix("test ") for name in names]
+    runs = results.drop_duplicates(["variant", "seed", "epochs"]).assign(dice=results[names].mean(axis=1))
+    groups = list(runs.groupby(["variant", "budget", "epochs"], sort=False)["dice"])[::-1]
+    made, axes = figure(1, 1, 10, 1.2 + 0.36 * len(groups), f"{results['data'].iloc[0]}: what each ingredient buys")
+    ax = axes[0, 0]
+    for place, (_, dice) in enumerate(groups):
+        ax.plot(dice, np.full(len(dice), place), "o", color="#0072B2", alpha=0.6)
+        ax.plot(dice.mean(), place, "|", color="black", markersize=18, markeredgewidth=2)
+    ax.axvline(groups[-1][1].mean(), color="#888888", linestyle=":")
+    ax.set_yticks(range(len(groups)), [variant + (budget != "epochs") * f", {epochs} epochs (the same seconds)"
+                                       for (variant, budget, epochs), _ in groups])
+    ax.set(xlabel=f"test Dice (hard, pooled),\nmean of {', '.join(labels)}")
     return made
 
 
@@ -362,9 +376,9 @@ def draw_errors(ax, wrong, opacity=1.0):
     ax.imshow(np.ma.masked_where(~wrong, wrong), cmap=ListedColormap([WRONG]), alpha=opacity, interpolation="nearest")
 
 
-def draw_uncertainty(ax, unsure, title=""):
-    """Uncertainty (H, W), 0 to 1; what was drawn, for `scale`."""
-    drawn = ax.imshow(unsure, cmap="magma", vmin=0, vmax=1)
+def draw_uncertainty(ax, unsure, most, title=""):
+    """Uncertainty (H, W), brightest at `most`; what was drawn, for `scale`."""
+    drawn = ax.imshow(unsure, cmap="magma", vmin=0, vmax=most)
     ax.set_title(title)
     ax.axis("off")
     return drawn
@@ -372,7 +386,7 @@ def draw_uncertainty(ax, unsure, title=""):
 
 def scale(made, drawn, axes):
     """The colour scale of uncertainty beside some axes."""
-    made.colorbar(drawn, ax=axes, label="entropy / log L (0 sure, 1 no idea)", shrink=0.8)
+    made.colorbar(drawn, ax=axes, label="uncertainty: 0 sure, 1 no idea", shrink=0.8)
 
 
 def legend(made, task, error=False):

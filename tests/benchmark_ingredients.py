@@ -158,7 +158,7 @@ def main(words=None):
     brains = data.load(chosen.dataset, chosen.data or None, chosen.size, chosen.limit)
     print(brains)
     measure(brains, chosen.epochs, chosen.batch, chosen.seeds, chosen.to)
-    print(evaluate.ingredients(pd.read_csv(Path(chosen.to) / "results.csv")).to_string())
+    print(evaluate.ingredients(pd.read_csv(Path(chosen.to) / "results.csv")))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def test_upsampling_concatenation_and_localisation(net, level):
     assert net.get_layer(f"up_{level}-upsample").interpolation == "nearest"
     up = net.get_layer(f"up_{level}-conv")
     assert up.kernel_size == (3, 3) and up.filters == width
-    sources = {layer.name for layer in parents(net.get_layer(f"up_{level}-concatenate"))}
+    sources = {layer.name for layer in parents(net.get_layer(f"localisation_{level}-concatenate"))}
     assert sources == {f"up_{level}-act_conv", f"context_{level}-act_out"}
     wide = net.get_layer(f"localisation_{level}-conv_a")
     assert wide.kernel_size == (3, 3) and wide.filters == 2 * width

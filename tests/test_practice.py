@@ -1,3 +1,5 @@
+import inspect
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -74,7 +76,11 @@ def test_varied_is_a_data_set():
 
 
 def test_a_scan_is_the_subject_whichever_way_it_lies(tmp_path):
-    written = nib.load(practice.write_scan(tmp_path / "new" / "scan.nii.gz", number=2, seed=1))
-    assert nib.aff2axcodes(written.affine) == ("P", "S", "R")
-    images, _ = practice.make_subject(2, range(32), seed=1)
-    assert np.array_equal(nib.as_closest_canonical(written).get_fdata().transpose(2, 0, 1), images)
+    files = practice.write_scan(tmp_path / "new" / "scan.nii.gz", number=2, seed=1)
+    assert [file.name for file in files] == ["scan.nii.gz", "scan_seg.nii.gz"]
+    for file, slices in zip(files, practice.make_subject(2, range(32), seed=1)):
+        written = nib.load(file)
+        assert nib.aff2axcodes(written.affine) == ("P", "S", "R")
+        assert np.array_equal(nib.as_closest_canonical(written).get_fdata().transpose(2, 0, 1), slices)
+    numbers = [number for split in practice.numbered_subjects().values() for number in split]
+    assert inspect.signature(practice.write_scan).parameters["number"].default not in numbers

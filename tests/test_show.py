@@ -35,7 +35,8 @@ def test_network_connections_are_the_graphs():
     net = model.improved_unet((32, 32, 1), 4, levels=3)
     expected = {("image", "input"), ("input", "open_1"), ("open_1", "context_1"), ("context_1", "open_2"),
                 ("open_2", "context_2"), ("context_2", "open_3"), ("open_3", "context_3"), ("context_3", "up_2"),
-                ("context_2", "up_2"), ("up_2", "localisation_2"), ("localisation_2", "up_1"), ("context_1", "up_1"),
+                ("context_2", "localisation_2"), ("up_2", "localisation_2"), ("localisation_2", "up_1"),
+                ("context_1", "localisation_1"),
                 ("up_1", "localisation_1"), ("localisation_2", "segment_2"), ("localisation_1", "segment_1"),
                 ("segment_2", "segment_1"), ("segment_1", "segment")}
     assert show.connections(net) == expected
@@ -99,7 +100,7 @@ def test_gallery_is_of_the_worst_slices(split):
     for first, index in ((0, 5), (4, 2)):
         assert np.array_equal(figure.axes[first].images[0].get_array(), split.images[index, ..., 0])
         mean = scores.per_image.iloc[index, 1:].mean()
-        assert figure.axes[first].get_title() == f"{split.subjects[index]}, mean Dice {mean:.3f}"
+        assert figure.axes[first].get_title() == f"{split.subjects[index]}, slice {index % 4 + 1}\nmean Dice {mean:.3f}"
 
 
 def test_uncertainty_is_drawn_beside_its_errors(split):
@@ -125,14 +126,16 @@ def test_confusion_shows_its_table(split):
     assert [t.get_text() for t in figure.axes[0].texts][-4:] == ["0.00", "0.00", "100.00", "0.00"]
 
 
-def test_ingredients_draw_every_run():
-    rows = pd.DataFrame({"data": "toy", "variant": ["all", "less"] * 4, "budget": ["epochs"] * 4 + ["seconds"] * 4,
-                         "test background": 0.99, "test a": [0.9, 0.8, 0.92, 0.7] * 2, "test b": 0.5})
-    figure = show.ingredients(rows)
-    assert texts(figure).startswith("toy: ")
-    assert [ax.get_title() for ax in figure.axes] == ["the same epochs", "the same seconds"]
-    runs = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert runs == [pytest.approx([0.65, 0.6]), pytest.approx([0.7, 0.71])]
+def test_ingredients_draw_every_run_once():
+    rows = pd.DataFrame({"data": "toy", "variant": ["all", "less"] * 4, "seed": [0, 0, 1, 1] * 2,
+                         "budget": ["epochs"] * 4 + ["seconds"] * 4, "epochs": [5] * 5 + [9, 5, 9],
+                         "test background": 0.99, "test b": 0.5,
+                         "test a": [0.9, 0.8, 0.92, 0.7, 0.9, 0.86, 0.92, 0.88]})
+    ax = show.ingredients(rows).axes[0]
+    assert "mean of b, a" in ax.get_xlabel()
+    runs = [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "o"]
+    assert runs == [pytest.approx(two) for two in ([0.68, 0.69], [0.65, 0.6], [0.7, 0.71])]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["less, 9 epochs (the same seconds)", "less", "all"]
 
 
 def test_levels_end_with_what_the_network_decides(split):

@@ -90,14 +90,18 @@ def make_subject(number, slices, size=FRAME, seed=0, spread=COURSE):
     return image, labels
 
 
-def write_scan(file, number=53, seed=0, axes="PSR"):
-    """Write subject `number` as a NIfTI volume whose axes run towards `axes` (53: the last test subject); its path."""
-    images, _ = make_subject(number, range(SLICES), seed=seed)
-    upright = nib.Nifti1Image(images.transpose(1, 2, 0), np.diag([1.0, 1.0, 1.0, 1.0]))  # left to right, back to front
+def write_scan(file, number=54, seed=0, axes="PSR"):
+    """Write subject `number` (54 is in no split) and its labels as two volumes whose axes run towards `axes`.
+
+    `file` ends in .nii.gz; the labels go to NAME_seg.nii.gz beside it. Returns both paths.
+    """
     turn = nib.orientations.ornt_transform(*map(nib.orientations.axcodes2ornt, ("RAS", axes)))
+    written = file, file.with_name(file.name.replace(".nii.gz", "_seg.nii.gz"))
     file.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(upright.as_reoriented(turn), file)
-    return file
+    for slices, to in zip(make_subject(number, range(SLICES), seed=seed), written):
+        upright = nib.Nifti1Image(slices.transpose(1, 2, 0), np.eye(4))  # left to right, back to front, 1 mm
+        nib.save(upright.as_reoriented(turn), to)
+    return written
 
 
 @lru_cache(1)
