@@ -1,6 +1,8 @@
 """Keras on whichever backend is installed: imported quietly, seeded, in the precision that suits the device."""
 
 import os
+import platform
+import sys
 import tempfile
 from pathlib import Path
 
@@ -33,7 +35,9 @@ def set_up(seed=0, precision=None):
     keras.utils.set_random_seed(seed)
     device, best = device_and_precision()
     keras.mixed_precision.set_dtype_policy(precision or best)
-    print(f"Keras {keras.__version__} on {keras.config.backend()}, device: {device}, "
+    backend = keras.config.backend()
+    version = getattr(sys.modules.get(backend), "__version__", "")
+    print(f"Python {platform.python_version()}, Keras {keras.__version__} on {backend} {version}, device: {device}, "
           f"precision: {precision or best}, seed: {seed}")
     if device == "CPU":
         print("No GPU found: training is sized for a processor. In Colab: Runtime > Change runtime type > T4 GPU.")

@@ -188,7 +188,8 @@ class Scores(Captioned):
         volume = 100 * pd.DataFrame(measure("volume error", self.by_subject[1]), columns=self.labels)
         return Table(f"{self.title}: pooled over all slices; volume error per subject", pd.DataFrame({
             "Dice": self.pooled, "95 % interval, low": low, "high": high, **pooled,
-            "volume error, %": volume.mean(), "absolute volume error, %": volume.abs().mean()}).round(4))
+            "volume error, %": volume.mean(), "absolute volume error, %": volume.abs().mean()}).round(
+                {"volume error, %": 2, "absolute volume error, %": 2}).round(4))
 
     def interval(self, seed=0):
         """95 % bootstrap interval of the pooled Dice over subjects, two arrays (L,); NaN with fewer than 3 subjects."""

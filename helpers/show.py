@@ -102,7 +102,8 @@ def network(net):
     depths = sorted({y for _, y in place.values()})
     ax.set(xlim=(-0.8, len(place) - 0.2), ylim=(min(depths) - 1.1, 0.7), xticks=[], yticks=depths,
            yticklabels=[f"{int(height * 2 ** y)}x{int(height * 2 ** y)}" for y in depths],
-           ylabel="resolution (pixels)", xlabel="data flow from left to right; a block's number counts the maps it gives; a colour is a kind of block")
+           ylabel="resolution (pixels)",
+           xlabel="data flow from left to right; a block's number counts the maps it gives; a colour is a kind of block")
     return made
 
 

@@ -106,8 +106,8 @@ def test_measures_are_scikit_learns():
     volumes = np.array([[(part[at:at + 2] == label).sum() for label in range(4)]
                         for part in (truth, guess) for at in (0, 2, 4)])
     errors = 100 * (volumes[3:] - volumes[:3]) / volumes[:3]
-    assert np.allclose(table["volume error, %"], errors.mean(0), atol=6e-5)
-    assert np.allclose(table["absolute volume error, %"], np.abs(errors).mean(0), atol=6e-5)
+    assert np.allclose(table["volume error, %"], errors.mean(0), atol=6e-3)
+    assert np.allclose(table["absolute volume error, %"], np.abs(errors).mean(0), atol=6e-3)
     assert (table["95 % interval, low"] < table["Dice"]).all() and (table["Dice"] < table["high"]).all()
     lowest, highest = scores.per_subject.min().to_numpy(), scores.per_subject.max().to_numpy()
     assert (table["95 % interval, low"] >= lowest - 6e-5).all() and (table["high"] <= highest + 6e-5).all()
