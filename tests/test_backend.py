@@ -16,6 +16,7 @@ def test_precision_follows_the_device(monkeypatch, gpu, expected):
 
 @pytest.mark.parametrize("flags, expected", [("avx2 avx512_bf16", "mixed_bfloat16"), ("avx2", "float32")])
 def test_precision_follows_the_processor(monkeypatch, tmp_path, flags, expected):
+    monkeypatch.setattr(backend.keras.config, "backend", lambda: "tensorflow")  # others stay in float32
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}")
     monkeypatch.setattr(backend, "gpu", lambda: (None, (0, 0)))
     monkeypatch.setattr(backend, "CPU_FLAGS", tmp_path / "cpuinfo")
