@@ -173,7 +173,7 @@ def load(name, path=None, size=None, limit=None, seed=0):
             raise DataError(f"{what} is {value!r}; it must be a whole number, 1 or more, or None.")
     path = None if path is None else Path(path).expanduser()
     if path is not None and not path.exists():
-        raise DataError(f"Nothing is at {path} (looked from {Path.cwd().name}/). Check the path; "
+        raise DataError(f"Nothing is at {path} (looked from {Path.cwd().name}/). Check DATA; "
                         "in Colab, is Drive mounted?")
     module = importlib.import_module(f"helpers.datasets.{name}")
     return cached((name, state_of(path), size, limit, seed), lambda: module.load(path, size, limit, seed))

@@ -16,6 +16,7 @@ from helpers.data import Captioned, DataError, Split, resize
 from helpers.datasets.volumes import FRAME, check_greys, framed, read_volume, to_greys
 
 VOLUME = re.compile(r"(.+?)\.(nii|nii\.gz|hdr|img)", re.IGNORECASE)  # a volume's file name
+EMPTY = 0.05  # share of labelled voxels that may lie where a scan is empty
 MODES = ("L", "LA", "P", "RGB", "RGBA")  # 8-bit pictures
 
 
@@ -23,16 +24,19 @@ MODES = ("L", "LA", "P", "RGB", "RGBA")  # 8-bit pictures
 class Segmented(Captioned):
     """A scan with the labels found: as a Split of slices to look at, as a mask file, as a table of volumes.
 
-    `file` is the mask, written on the scan's own grid; `table` says how much of each label there is.
+    `file` is the mask, written on the scan's own grid; `table` says how much of each label there is; `warning` why
+    not to believe it, if anything speaks against it.
     """
 
     split: Split
     file: Path
     table: pd.DataFrame
+    warning: str = ""
 
     def captioned(self):
-        """Where the mask is; how much of each label there is."""
-        return f"{self.split.name}: {len(self.split)} slices predicted; the mask is in {self.file}", self.table
+        """Where the mask is, whose labels it holds, what speaks against them; how much of each label there is."""
+        return (f"{self.split.name}, {len(self.split)} slices: {self.split.task.title}; the mask is in {self.file}"
+                f"{self.warning}", self.table)
 
 
 def scan(network, file, task, folder, mirrors=()):
@@ -41,9 +45,9 @@ def scan(network, file, task, folder, mirrors=()):
     A volume may have any orientation and spacing; its mask, `NAME-CODE_labels.nii.gz`, has the same grid and the
     labels 0 to L - 1, and the table gives millilitres. A picture must lie as the training slices do; its mask,
     `NAME-CODE_labels.png`, has the same size and the labels' greys. The code stands for the scan's content, so that
-    scans of one name keep their masks apart. Every slice is predicted, those far from what the network was trained on
-    too; with `mirrors`, axes of `helpers.data.Task`, mirror images too, as in `evaluate.predict`. Raises DataError,
-    naming the file, on what cannot be read.
+    scans of one name keep their masks apart. Every slice that is not empty is predicted, those far from what the
+    network was trained on too; with `mirrors`, axes of `helpers.data.Task`, mirror images too, as in
+    `evaluate.predict`. Raises DataError, naming the file, on what cannot be read.
     """
     try:
         file, folder = Path(file).expanduser(), Path(folder).expanduser()
@@ -77,6 +81,7 @@ def of_volume(network, file, task, folder, mirrors):
     greys = to_greys(upright)
     images = np.stack([resize(framed(plane), size) for plane in np.moveaxis(greys, 2, 0)])[..., None]
     guesses = evaluate.probabilities(network, images, mirrors)
+    guesses[images.max(axis=(1, 2, 3)) == 0] = np.eye(len(task.labels))[0]  # an empty slice is background
     place = upright.affine @ frame_affine(upright.shape, size)
     labels = np.argmax([on_grid(volume, guesses[..., k], place, outside=k == 0)
                         for k in range(len(task.labels))], axis=0).astype(np.uint8)
@@ -84,8 +89,16 @@ def of_volume(network, file, task, folder, mirrors):
     nib.save(nib.Nifti1Image(labels, volume.affine), written)
     voxels = np.bincount(labels.ravel(), minlength=len(task.labels))
     millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
-    table = pd.DataFrame({"voxels": voxels, "millilitres": millilitres.round(1)}, [n.name for n in task.labels])
-    return Segmented(to_split(file, images, guesses, task), written, table)
+    table = pd.DataFrame({"in the mask": range(len(task.labels)), "voxels": voxels,
+                          "millilitres": millilitres.round(1)}, [label.name for label in task.labels])
+    return Segmented(to_split(file, images, guesses, task), written, table, doubt(np.asarray(volume.dataobj), labels))
+
+
+def doubt(scan, labels):
+    """A warning where labels (x, y, z) lie where a scan of the same grid is empty, as of a skull taken off; else ""."""
+    share = (scan[labels > 0] == scan.min()).mean() if labels.any() else 0
+    return (f". WARNING: {share:.0%} of the labelled voxels lie where the scan is empty. It differs too much from the "
+            "slices that the network was trained on: do not use these labels.") if share > EMPTY else ""
 
 
 def frame_affine(shape, size):
@@ -138,7 +151,8 @@ def of_picture(network, file, task, folder, mirrors):
     written = folder / f"{file.stem}-{code(picture)}_labels.png"
     Image.fromarray(np.array([label.grey for label in task.labels], np.uint8)[labels]).save(written)
     pixels = np.bincount(labels.ravel(), minlength=len(task.labels))
-    table = pd.DataFrame({"pixels": pixels, "% of the picture": (100 * pixels / labels.size).round(2)},
+    table = pd.DataFrame({"in the mask": [label.grey for label in task.labels], "pixels": pixels,
+                          "% of the picture": (100 * pixels / labels.size).round(2)},
                          [label.name for label in task.labels])
     return Segmented(to_split(file, image, guess, task), written, table)
 

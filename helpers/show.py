@@ -103,7 +103,7 @@ def network(net):
     ax.set(xlim=(-0.8, len(place) - 0.2), ylim=(min(depths) - 1.1, 0.7), xticks=[], yticks=depths,
            yticklabels=[f"{int(height * 2 ** y)}x{int(height * 2 ** y)}" for y in depths],
            ylabel="resolution (pixels)",
-           xlabel="data flow from left to right; a block's number counts the maps it gives; a colour is a kind of block")
+           xlabel="data flow from left to right; a block's number counts its maps; a colour is a kind of block")
     return made
 
 

@@ -77,6 +77,25 @@ def test_a_volume_larger_than_the_frame_is_cut_and_background_outside(tmp_path):
     assert len(seen) == 256 and seen[0] in (22, 23) and set(np.unique(labels)) == {0, 3}
 
 
+class Brain(ByGrey):
+    """A network that sees white matter everywhere."""
+
+    def predict(self, images, batch_size, verbose):
+        return np.eye(4)[np.full(images.shape[:3], 3)]
+
+
+def test_empty_slices_are_background_and_labels_in_the_void_are_doubted(tmp_path):
+    array = np.zeros((40, 40, 12), np.int16)
+    array[10:30, 10:30, 3:9] = 100
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "stripped.nii.gz")
+    doubted = predict.scan(Brain(), tmp_path / "stripped.nii.gz", TASK, tmp_path)
+    labels = np.asarray(nib.load(doubted.file).dataobj)
+    assert not labels[..., :3].any() and not labels[..., 9:].any() and (labels[..., 3:9] == 3).all()
+    assert "WARNING: 75% of the labelled voxels lie where the scan is empty" in repr(doubted)
+    believed = predict.scan(ByGrey(), tmp_path / "stripped.nii.gz", TASK, tmp_path)
+    assert "WARNING" not in repr(believed) and believed.table["in the mask"].tolist() == [0, 1, 2, 3]
+
+
 def test_analyze_pairs_are_read(tmp_path):
     nib.save(nib.Spm99AnalyzeImage(np.asarray(next(head()).dataobj), np.diag([1.0, 1, 1, 1])), tmp_path / "old.hdr")
     for ending in ("hdr", "img"):

@@ -18,8 +18,8 @@ def load(path=None, size=None, limit=None, seed=0):
     Channels are pre-contrast, FLAIR and post-contrast. Damaged files are left out and named in the origin.
     """
     if path is None:
-        raise DataError("The LGG slices have to be on this machine: give the path of Kaggle's zip or folder kaggle_3m "
-                        "(kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation).")
+        raise DataError("The LGG slices have to be on this machine: give, as DATA, the path of Kaggle's zip or folder "
+                        "kaggle_3m (kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation).")
     files = Files(path)
     pairs = find_pairs(files)
     read, damaged = {}, []

@@ -14,8 +14,8 @@ SIDE = 128  # pixels, unless another size is asked for: pictures come in many si
 def load(path=None, size=None, limit=None, seed=0):
     """Read Kaggle's folder or zip, split 70 / 10 / 20 % by picture and look: see `helpers.data.load`."""
     if path is None:
-        raise DataError("The nuclei have to be on this machine: give the path of stage1_train, its zip or the folder "
-                        "around it (bbbc.broadinstitute.org/BBBC038).")
+        raise DataError("The nuclei have to be on this machine: give, as DATA, the path of stage1_train, its zip or "
+                        "the folder around it (bbbc.broadinstitute.org/BBBC038).")
     files = Files(path)
     found = find_pictures(files)
     read = dict(zip(found, in_parallel(lambda item: read_one(files, item[0], *item[1], size or SIDE), found.items())))

@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from helpers.data import TISSUES, Dataset, Split, Task, evenly
 
 SUBJECTS = {"train": 40, "validation": 6, "test": 8}
+UNSEEN = sum(SUBJECTS.values())  # number of a subject in none of them
 SLICES = 32  # per subject, 1 mm apart, from the thalamus upwards
 FRAME = 256  # mm, and pixels unless another size is asked for
 CENTRE = np.array([98.0, 117.0, 87.0])  # of the brain at the middle slice, in MNI152 voxels (x, y, z)
@@ -90,8 +91,8 @@ def make_subject(number, slices, size=FRAME, seed=0, spread=COURSE):
     return image, labels
 
 
-def write_scan(file, number=54, seed=0, axes="PSR"):
-    """Write subject `number` (54 is in no split) and its labels as two volumes whose axes run towards `axes`.
+def write_scan(file, number=UNSEEN, seed=0, axes="PSR"):
+    """Write subject `number` (UNSEEN is in no split) and its labels as two volumes whose axes run towards `axes`.
 
     `file` ends in .nii.gz; the labels go to NAME_seg.nii.gz beside it. Returns both paths.
     """
