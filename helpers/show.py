@@ -193,9 +193,9 @@ def gallery(split, guesses, scores, n=4):
     """The `n` slices with the lowest mean Dice without background, worst first."""
     means = scores.per_image.iloc[:, 1:].mean(axis=1).to_numpy()
     worst = [index for index in np.argsort(means) if not np.isnan(means[index])][:n]
-    place = {index: place for s in set(split.subjects.tolist())
-             for place, index in enumerate(np.flatnonzero(split.subjects == s), start=1)}
-    titles = {index: f"{split.subjects[index]}, slice {place[index]}\nmean Dice {means[index]:.3f}" for index in worst}
+    places = {index: (split.subjects[:index + 1] == split.subjects[index]).sum() for index in worst}  # in its subject
+    titles = {index: f"{split.subjects[index]}, slice {place}\nmean Dice {means[index]:.3f}"
+              for index, place in places.items()}
     return compared(split, guesses, titles, f"the {len(titles)} worst slices")
 
 
@@ -289,7 +289,7 @@ def review(split, guesses, ways, most=0.2):
     ax, step = axes[0, 0], max(1, split.labels.size // 1_000_000)
     wrong = (split.labels != guesses).ravel()[::step]
     looked = np.linspace(0, most, 200)
-    for (name, unsure), colour, style in zip(ways.items(), ("#0072B2", "#D55E00"), ("-", "--")):
+    for (name, unsure), colour, style in zip(ways.items(), ("#0072B2", "#D55E00", "#009E73"), ("-", "--", "-.")):
         found = np.append(0, wrong[np.argsort(-unsure.ravel()[::step], kind="stable")].cumsum()) / max(1, wrong.sum())
         share = found[(looked * len(wrong)).astype(int)]
         ax.plot(100 * looked, 100 * share, linestyle=style, color=colour, linewidth=2, label=name)
@@ -378,8 +378,8 @@ def draw_errors(ax, wrong, opacity=1.0):
 
 
 def draw_uncertainty(ax, unsure, most, title=""):
-    """Uncertainty (H, W), brightest at `most`; what was drawn, for `scale`."""
-    drawn = ax.imshow(unsure, cmap="magma", vmin=0, vmax=most)
+    """Uncertainty (H, W), brightest at `most`, but never so that next to none looks bright; drawn, for `scale`."""
+    drawn = ax.imshow(unsure, cmap="magma", vmin=0, vmax=max(most, 0.1))
     ax.set_title(title)
     ax.axis("off")
     return drawn

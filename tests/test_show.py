@@ -111,6 +111,12 @@ def test_uncertainty_is_drawn_beside_its_errors(split):
     assert any(np.array_equal(axes[2].images[0].get_array(), u) for u in unsure)
 
 
+def test_next_to_no_uncertainty_is_dark(split):
+    sure = show.one(split, 0, "uncertainty", split.labels, lambda images: np.full(images.shape[:3], 1e-6))
+    unsure = show.one(split, 0, "uncertainty", split.labels, lambda images: np.full(images.shape[:3], 0.7))
+    assert [made.axes[1].images[0].get_clim() for made in (sure, unsure)] == [(0, 0.1), (0, 0.7)]
+
+
 def test_review_counts_the_errors_found(split):
     guesses = split.labels.copy()
     guesses[:, :2] = (guesses[:, :2] + 1) % 4  # one pixel in eight
