@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import sys
 import time
 import zlib
@@ -124,6 +125,7 @@ def train_rest(network, dataset, run, settings, history, loss, more):
     optimizer = keras.optimizers.AdamW(schedule(epochs * len(training), settings["learning_rate"]),
                                        settings["weight_decay"], clipnorm=1.0, **averaging)
     network.compile(optimizer, loss, metrics=[HardDice(names)])
+    order_batches(settings["seed"], len(history), len(training))
     progress = Progress(epochs, len(training), names)
     callbacks = [progress, KeepBest(run),
                  keras.callbacks.CSVLogger(run / "history.csv", append=True),
@@ -139,6 +141,16 @@ def train_rest(network, dataset, run, settings, history, loss, more):
         for callback in (progress, *more):
             callback.on_train_end()
         print(f"Stopped: the best weights so far are kept. Run this again to go on, up to {epochs} epochs.")
+
+
+def order_batches(seed, epochs_done, batches):
+    """Let the epochs to come see their batches in the order in which an uninterrupted run sees them.
+
+    Keras shuffles them once an epoch, with Python's random numbers, wherever these stand.
+    """
+    random.seed(seed)
+    for _ in range(epochs_done):
+        random.shuffle(list(range(batches)))
 
 
 def open_run(run, settings):
