@@ -228,9 +228,10 @@ def surface_distances(split, guesses):
     rows = {}
     for number, label in enumerate(split.task.labels[1:], start=1):
         found, alone = [], 0
-        for truth, guess in zip(split.labels == number, np.asarray(guesses) == number):
+        for masks in zip(split.labels == number, np.asarray(guesses) == number):
+            truth, guess = (surface(mask) for mask in masks)
             if truth.any() and guess.any():
-                there, back = (to_surface(a, b) for a, b in ((truth, guess), (guess, truth)))
+                there, back = (ndimage.distance_transform_edt(~b)[a] for a, b in ((truth, guess), (guess, truth)))
                 found.append((max(np.percentile(there, 95), np.percentile(back, 95)),
                               np.concatenate([there, back]).mean()))
             alone += truth.any() != guess.any()
@@ -241,10 +242,9 @@ def surface_distances(split, guesses):
                  pd.DataFrame.from_dict(rows, orient="index"))
 
 
-def to_surface(mask, other):
-    """Distance in pixels from each surface pixel of one mask (H, W) to the nearest of the other's."""
-    surface, target = (m & ~ndimage.binary_erosion(m) for m in (mask, other))
-    return ndimage.distance_transform_edt(~target)[surface]
+def surface(mask):
+    """The pixels of a mask (H, W) that have a neighbour outside it; what lies beyond the picture is not known."""
+    return mask & ~ndimage.binary_erosion(mask, border_value=1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -305,8 +305,11 @@ def ingredients(results, split="test"):
     return Table(f"{results['data'].iloc[0]}, {split}: Dice (hard, pooled), mean ± standard deviation", table)
 
 
-def save(scores, grade, run):
-    """Write `dice.csv` (pooled, every subject, every image) and `verdict.json` into the folder `run`."""
+def save(scores, grade, run, **about):
+    """Write `dice.csv` (pooled, every subject, every image) and `verdict.json` into the folder `run`.
+
+    `about` goes into the latter as well: what predicted, and how.
+    """
     run = Path(run)
     run.mkdir(parents=True, exist_ok=True)
     pooled = scores.pooled.to_frame().T.assign(averaging="pooled", subject="all")
@@ -314,6 +317,6 @@ def save(scores, grade, run):
     images = scores.per_image.reset_index().assign(averaging="image")
     rows = pd.concat([pooled, subjects, images])
     rows[["averaging", "subject", *scores.pooled.index]].to_csv(run / "dice.csv", index=False, float_format="%.6f")
-    content = {"set": scores.title, "needed": grade.needed, "passed": grade.passed, "averaging": "hard, pooled",
+    content = {"set": scores.title, **about, "averaging": "hard, pooled", "needed": grade.needed, "passed": grade.passed,
                "dice": {name: None if np.isnan(d) else round(d, 6) for name, d in scores.pooled.items()}}
     (run / "verdict.json").write_text(json.dumps(content, indent=2) + "\n")

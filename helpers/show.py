@@ -39,8 +39,8 @@ def inner(total, n):
 
 def pairs(split, n=4):
     """Slices of `n` subjects above their masks."""
-    chosen = np.linspace(0, len(split) - 1, n).round().astype(int)
-    made, axes = figure(2, n, title=f"{split.task.title}: the {split.name} split and their labels")
+    chosen = evenly(len(split), n)
+    made, axes = figure(2, len(chosen), title=f"{split.task.title}: the {split.name} split and their labels")
     for column, index in enumerate(chosen):
         draw_slice(axes[0, column], split.images[index], split.subjects[index])
         draw_labels(axes[1, column], split.labels[index], split.task)
@@ -148,9 +148,9 @@ def curves(history, task):
     """Loss of training and validation, and validation Dice of every label, over the epochs so far."""
     made, axes = figure(1, 2, 6, 3.8, f"{task.title}: training")
     left, right, epochs = *axes[0], history.index + 1
-    left.plot(epochs, history["loss"], "o-", color="#0072B2", label="training (augmented slices)")
+    left.plot(epochs, history["loss"], "o-", color="#0072B2", label="training")
     left.plot(epochs, history["val_loss"], "s--", color="#D55E00", label="validation")
-    left.set(xlabel="epoch", ylabel="loss: 1 - soft Dice + cross-entropy", ylim=(0, None))
+    left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     left.legend()
     for label, marker in zip(task.labels, "osD^vP"):
         right.plot(epochs, history[f"val_dice {label.name}"], marker=marker, color=label.colour, label=label.name)

@@ -3,10 +3,12 @@
 import json
 import os
 import random
+import shutil
 import sys
 import time
 import zlib
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 
@@ -16,6 +18,7 @@ from helpers.preprocess import Batches
 ops = keras.ops
 BEST = "best.weights.h5"
 WORST_DICE = "worst dice"  # name of the metric that chooses the epoch
+UNTRAINED = WeakKeyDictionary()  # of networks that `fit` has met: what their variables were before
 
 
 class RunError(Exception):
@@ -82,9 +85,10 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
     all but this share of itself at each step (EMA); `callbacks` are called after this function's own.
 
     Everything lands in the folder `run`: best weights and their score, `history.csv`, `settings.json`. Called again
-    with the same settings, a stopped run goes on after its last whole epoch and a finished one is read back; with
-    others, RunError. The network ends up with the best weights, also when training is interrupted (Jupyter's stop
-    button, Ctrl-C) after its first epoch.
+    with the same settings, a stopped run goes on after its last whole epoch and a finished one, which a callback may
+    have ended early, is read back; with others, RunError. A new run starts at the weights that the network came with,
+    even if it was trained in another run since. The network ends up with the best weights, also when training is
+    interrupted (Jupyter's stop button, Ctrl-C) after its first epoch.
     """
     run = Path(run)
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
@@ -99,7 +103,8 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
                 "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed,
                 "loss": getattr(loss, "__name__", loss), "augment": augment, "average": average}
     history = open_run(run, settings)
-    if len(history) < epochs:
+    start(network, anew=history.empty)
+    if not finished(run, history, epochs):
         train_rest(network, dataset, run, settings, history, loss, callbacks)
         history = read_history(run)
     else:
@@ -125,11 +130,11 @@ def train_rest(network, dataset, run, settings, history, loss, more):
     optimizer = keras.optimizers.AdamW(schedule(epochs * len(training), settings["learning_rate"]),
                                        settings["weight_decay"], clipnorm=1.0, **averaging)
     network.compile(optimizer, loss, metrics=[HardDice(names)])
-    order_batches(settings["seed"], len(history), len(training))
     progress = Progress(epochs, len(training), names)
     callbacks = [progress, KeepBest(run),
                  keras.callbacks.CSVLogger(run / "history.csv", append=True),
-                 keras.callbacks.BackupAndRestore(str(run / "backup"), double_checkpoint=True), *more]
+                 keras.callbacks.BackupAndRestore(str(run / "backup"), double_checkpoint=True), *more,
+                 KeepOrder(run / "backup")]
     if averaging:
         callbacks.insert(0, Averaged(resumed=len(history) > 0))
     try:
@@ -141,16 +146,6 @@ def train_rest(network, dataset, run, settings, history, loss, more):
         for callback in (progress, *more):
             callback.on_train_end()
         print(f"Stopped: the best weights so far are kept. Run this again to go on, up to {epochs} epochs.")
-
-
-def order_batches(seed, epochs_done, batches):
-    """Let the epochs to come see their batches in the order in which an uninterrupted run sees them.
-
-    Keras shuffles them once an epoch, with Python's random numbers, wherever these stand.
-    """
-    random.seed(seed)
-    for _ in range(epochs_done):
-        random.shuffle(list(range(batches)))
 
 
 def open_run(run, settings):
@@ -175,16 +170,46 @@ def trained_epochs(run, epochs):
     A run stopped between writing an epoch's row and its backup has a row too many; it is taken back.
     """
     history = read_history(run)
-    if len(history) == epochs and not (run / "backup").exists():
+    if finished(run, history, epochs):
         return history
-    backup = run / "backup" / "training_metadata.json"
-    done = json.loads(backup.read_text())["epoch"] if backup.exists() else 0
+    done = backed_up(run / "backup")
     history = history[:done]
     if done:
         history.to_csv(run / "history.csv")
     else:
         (run / "history.csv").unlink(missing_ok=True)
     return history
+
+
+def finished(run, history, epochs):
+    """Whether a run has all its epochs, or a callback ended it early: Keras then takes the backup away."""
+    return len(history) == epochs or (len(history) > 0 and not (run / "backup").exists())
+
+
+def backed_up(folder):
+    """Number of epochs that a backup holds; where writing it was cut short, the one before takes its place."""
+    file = folder / "training_metadata.json"
+    try:
+        return json.loads(file.read_text())["epoch"]
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        before = {copy.with_suffix(""): copy for copy in folder.glob("*.bkp")}
+        if len(before) < 2:
+            shutil.rmtree(folder)
+            return 0
+        for name, copy in before.items():
+            shutil.copy(copy, name)
+        return json.loads(file.read_text())["epoch"]
+
+
+def start(network, anew):
+    """Bring a network that other runs have trained back to where it came from, if this run begins `anew`."""
+    network._initial_epoch = None  # Keras keeps the epoch at which an earlier run went on
+    variables = UNTRAINED.setdefault(network, [keras.ops.convert_to_numpy(v) for v in network.variables])
+    if anew:
+        for variable, value in zip(network.variables, variables, strict=True):
+            variable.assign(value)
 
 
 def read_history(run):
@@ -220,8 +245,8 @@ class Averaged(keras.callbacks.SwapEMAWeights):
 class KeepBest(keras.callbacks.Callback):
     """Keep the weights of the epoch whose worst label has the best validation Dice, and remember its score on disk.
 
-    Keras's ModelCheckpoint forgets the score when a run is resumed and writes over the file it should keep; here a
-    new file takes the old one's place only when it is whole.
+    A new file takes the old one's place only when it is whole; Keras's ModelCheckpoint writes over the old one, and
+    does not know its score when a run is resumed.
     """
 
     def __init__(self, run):
@@ -236,6 +261,31 @@ class KeepBest(keras.callbacks.Callback):
             (self.run / f"new.{BEST}").replace(self.run / BEST)
             (self.run / "new.json").write_text(json.dumps({"epoch": epoch, WORST_DICE: score}))
             (self.run / "new.json").replace(self.run / "best.json")
+
+
+class KeepOrder(keras.callbacks.Callback):
+    """Let a resumed run see its batches in the order in which an uninterrupted one sees them.
+
+    Keras shuffles them anew each epoch with Python's own random numbers, wherever these stand: they are kept beside
+    the backup.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self.file = folder / "order.json"
+
+    def on_train_begin(self, logs=None):
+        """Go on where the random numbers of the last whole epoch stood."""
+        if self.file.exists():
+            version, state, rest = json.loads(self.file.read_text())
+            random.setstate((version, tuple(state), rest))
+        self.file.parent.mkdir(exist_ok=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Keep where they stand."""
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps(random.getstate()))
+        new.replace(self.file)
 
 
 class Progress(keras.callbacks.Callback):

@@ -33,7 +33,7 @@ def variants(shape, n_labels):
         "without residuals": (lambda: without_residuals(build()), {}),
         "without deep supervision": (lambda: build(supervised=1), {}),
         "without dropout": (lambda: build(dropout=0.0), {}),
-        "dropout 0.3, as in the paper": (lambda: build(dropout=0.3), {}),
+        "dropout 0.3 (of whole maps)": (lambda: build(dropout=0.3), {}),
         "without rotation, scale and shift": (build, {"augment": 0.0}),
         "without augmentation": (build, {"augment": None}),
         "with averaged weights (EMA)": (build, {"average": 0.99}),

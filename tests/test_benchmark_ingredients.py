@@ -22,7 +22,7 @@ def test_each_variant_lacks_what_its_name_says():
     without = networks["without normalisation"]
     assert kinds(without).count("Identity") == norms - 1
     assert kinds(networks["without deep supervision"]).count("Add") == 5 and kinds(whole).count("Add") == 7
-    for name, rate in (("without dropout", 0), ("dropout 0.3, as in the paper", 0.3), ("without residuals", 0.1)):
+    for name, rate in (("without dropout", 0), ("dropout 0.3 (of whole maps)", 0.3), ("without residuals", 0.1)):
         dropouts = [la for la in networks[name].layers if isinstance(la, layers.SpatialDropout2D)]
         assert [layer.rate for layer in dropouts] == [rate] * 5
     assert "GroupNormalization" in kinds(networks["with averaged weights (EMA)"])

@@ -67,13 +67,13 @@ def test_verdict_of_nothing_is_not_a_pass():
 
 
 def test_files(scored, tmp_path):
-    evaluate.save(scored, evaluate.verdict(scored), tmp_path / "run")
+    evaluate.save(scored, evaluate.verdict(scored), tmp_path / "run", network="a network")
     rows = pd.read_csv(tmp_path / "run" / "dice.csv")
     assert rows["averaging"].tolist() == ["pooled", "subject", "subject", "image", "image", "image"]
     assert rows["subject"].tolist() == ["all", "a", "b", "a", "a", "b"]
     assert rows.loc[0, "CSF"] == pytest.approx(0.8) and rows["white matter"].isna().all()
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
-    assert verdict["passed"] is False and verdict["dice"]["CSF"] == 0.8 and verdict["dice"]["white matter"] is None
+    assert verdict["network"] == "a network" and verdict["passed"] is False and verdict["dice"]["CSF"] == 0.8 and verdict["dice"]["white matter"] is None
 
 
 def test_predict_is_the_most_probable_label():
@@ -115,6 +115,16 @@ def test_measures_are_scikit_learns():
 
 def test_no_interval_from_two_subjects(scored):
     assert np.isnan(scored.interval()).all()
+
+
+def test_the_border_of_a_picture_is_no_surface():
+    truth, guess = np.zeros((2, 3, 16, 16), np.uint8)
+    truth[0, :, :8] = guess[0, :, :10] = 1  # half the picture; its only surface is two pixels off
+    truth[1] = guess[1] = 1  # the whole picture: no surface at all
+    truth[2], guess[2, :, :8] = 1, 1
+    split = Split("test", np.zeros((3, 16, 16, 1), np.uint8), truth, np.array(["a", "b", "c"]), TASK)
+    row = evaluate.surface_distances(split, guess).table.loc["CSF"]
+    assert row[["Hausdorff 95 %", "mean", "slices", "slices where only one has it"]].tolist() == [2, 2, 1, 1]
 
 
 def test_surface_distances_by_hand():

@@ -109,6 +109,52 @@ def test_a_stopped_run_goes_on_and_keeps_its_best(toy, tmp_path, monkeypatch, av
     assert np.allclose(history["val_loss"], whole["val_loss"], rtol=1e-5)
 
 
+def test_a_run_that_a_callback_ended_is_finished(toy, tmp_path, capsys):
+    class Enough(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    first = train.fit(small(), toy, 4, tmp_path / "run", batch_size=4, callbacks=[Enough()])
+    again = train.fit(small(), toy, 4, tmp_path / "run", batch_size=4)
+    assert first.index.tolist() == [0, 1] and again.equals(first) and "already trained" in capsys.readouterr().out
+
+
+def test_a_new_run_starts_where_the_network_came_from(toy, tmp_path, monkeypatch):
+    """Whatever the network has been through: a stopped run, one gone on with, one read back."""
+    def stop(self, epoch, logs=None):
+        if epoch == 1:
+            raise Stop
+
+    net = small()
+    before = net.get_weights()
+    with monkeypatch.context() as patch:
+        patch.setattr(train.KeepOrder, "on_epoch_begin", stop)
+        with pytest.raises(Stop):
+            train.fit(net, toy, 2, tmp_path / "run", batch_size=4)
+    train.fit(net, toy, 2, tmp_path / "run", batch_size=4)
+    train.fit(net, toy, 2, tmp_path / "run", batch_size=4)
+    assert not np.allclose(net.get_weights()[0], before[0])
+    train.start(net, anew=True)
+    assert all(np.array_equal(a, b) for a, b in zip(net.get_weights(), before))
+    assert train.fit(net, toy, 2, tmp_path / "other", batch_size=4).index.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_backup_cut_short_in_writing(tmp_path, copies):
+    folder = tmp_path / "backup"
+    folder.mkdir()
+    assert train.backed_up(folder) == 0
+    (folder / "training_metadata.json").write_text('{"epoch": 3}')
+    assert train.backed_up(folder) == 3
+    (folder / "training_metadata.json").write_text("")
+    (folder / "latest.weights.h5").write_text("4")
+    if copies:
+        (folder / "training_metadata.json.bkp").write_text('{"epoch": 2}')
+        (folder / "latest.weights.h5.bkp").write_text("2")
+    assert train.backed_up(folder) == (2 if copies else 0)
+    assert folder.exists() == copies and (not copies or (folder / "latest.weights.h5").read_text() == "2")
+
+
 def test_averaged_weights_are_the_running_average(toy, tmp_path):
     seen = []
 

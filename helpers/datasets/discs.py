@@ -123,7 +123,7 @@ def read_analyze(header, image):
 
 
 def fetch(discs, folder, accept_terms=False, address=ADDRESS, md5=MD5):
-    """Download OASIS-1 discs (numbers 1..12, 1.3 to 1.5 GB each) into `folder`, and return it.
+    """Download OASIS-1 discs (numbers or digits, 1..12, 1.3 to 1.5 GB each) into `folder`, and return it.
 
     Shows the terms and does nothing until `accept_terms` is True. A disc that is there is kept; a broken
     download goes on where it stopped; size and, where known, md5 are checked before a file gets its name.
@@ -131,11 +131,14 @@ def fetch(discs, folder, accept_terms=False, address=ADDRESS, md5=MD5):
     print(TERMS)
     if not accept_terms:
         raise DataError("The discs are fetched only when these terms are accepted: set accept_terms to True if you do.")
+    strange = [disc for disc in discs if str(disc).strip() not in map(str, range(1, 13))]
+    if strange:
+        raise DataError(f"There is no disc {strange[0]!r}; give numbers from 1 to 12, with commas between.")
     folder = Path(folder).expanduser()
     if folder.is_file():
         raise DataError(f"{folder} is a file; give the folder that the discs shall go to.")
     folder.mkdir(parents=True, exist_ok=True)
-    for disc in discs:
+    for disc in map(int, discs):
         file = folder / address.format(disc).rsplit("/", 1)[1]
         if not file.exists():
             part = file.with_name(file.name + ".part")

@@ -91,7 +91,7 @@ def make_subject(number, slices, size=FRAME, seed=0, spread=COURSE):
     return image, labels
 
 
-def write_scan(file, number=UNSEEN, seed=0, axes="PSR"):
+def write_scan(file, number=UNSEEN, seed=0, axes="PSR", spread=COURSE):
     """Write subject `number` (UNSEEN is in no split) and its labels as two volumes whose axes run towards `axes`.
 
     `file` ends in .nii.gz; the labels go to NAME_seg.nii.gz beside it. Returns both paths.
@@ -99,7 +99,7 @@ def write_scan(file, number=UNSEEN, seed=0, axes="PSR"):
     turn = nib.orientations.ornt_transform(*map(nib.orientations.axcodes2ornt, ("RAS", axes)))
     written = file, file.with_name(file.name.replace(".nii.gz", "_seg.nii.gz"))
     file.parent.mkdir(parents=True, exist_ok=True)
-    for slices, to in zip(make_subject(number, range(SLICES), seed=seed), written):
+    for slices, to in zip(make_subject(number, range(SLICES), seed=seed, spread=spread), written):
         upright = nib.Nifti1Image(slices.transpose(1, 2, 0), np.eye(4))  # left to right, back to front, 1 mm
         nib.save(upright.as_reoriented(turn), to)
     return written
