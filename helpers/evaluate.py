@@ -317,6 +317,7 @@ def save(scores, grade, run, **about):
     images = scores.per_image.reset_index().assign(averaging="image")
     rows = pd.concat([pooled, subjects, images])
     rows[["averaging", "subject", *scores.pooled.index]].to_csv(run / "dice.csv", index=False, float_format="%.6f")
-    content = {"set": scores.title, **about, "averaging": "hard, pooled", "needed": grade.needed, "passed": grade.passed,
+    content = {"set": scores.title, **about, "averaging": "hard, pooled", "needed": grade.needed,
+               "passed": grade.passed,
                "dice": {name: None if np.isnan(d) else round(d, 6) for name, d in scores.pooled.items()}}
     (run / "verdict.json").write_text(json.dumps(content, indent=2) + "\n")

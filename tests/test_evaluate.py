@@ -73,7 +73,8 @@ def test_files(scored, tmp_path):
     assert rows["subject"].tolist() == ["all", "a", "b", "a", "a", "b"]
     assert rows.loc[0, "CSF"] == pytest.approx(0.8) and rows["white matter"].isna().all()
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
-    assert verdict["network"] == "a network" and verdict["passed"] is False and verdict["dice"]["CSF"] == 0.8 and verdict["dice"]["white matter"] is None
+    assert verdict["network"] == "a network"
+    assert verdict["passed"] is False and verdict["dice"]["CSF"] == 0.8 and verdict["dice"]["white matter"] is None
 
 
 def test_predict_is_the_most_probable_label():
