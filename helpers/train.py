@@ -267,7 +267,7 @@ class KeepOrder(keras.callbacks.Callback):
     """Let a resumed run see its batches in the order in which an uninterrupted one sees them.
 
     Keras shuffles them anew each epoch with Python's own random numbers, wherever these stand: they are kept beside
-    the backup.
+    the backup. Exact on TensorFlow; JAX draws some in between.
     """
 
     def __init__(self, folder):
@@ -279,7 +279,7 @@ class KeepOrder(keras.callbacks.Callback):
         if self.file.exists():
             version, state, rest = json.loads(self.file.read_text())
             random.setstate((version, tuple(state), rest))
-        self.file.parent.mkdir(exist_ok=True)
+        self.file.parent.mkdir(exist_ok=True)  # from before the first epoch: without it a run counts as `finished`
 
     def on_epoch_end(self, epoch, logs=None):
         """Keep where they stand."""
