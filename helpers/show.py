@@ -315,13 +315,13 @@ def confusion(scores):
     return made
 
 
-def ingredients(results):
+def ingredients(results, split="test"):
     """Mean Dice without background of each variant: a point a run, a bar at their mean, a dotted line at the first's.
 
     Runs that count for both budgets are drawn once; those that only the same seconds allow say their epochs.
     """
-    names = [column for column in results if column.startswith("test ") and column != "test background"]
-    labels = [name.removeprefix("test ") for name in names]
+    names = [column for column in results if column.startswith(f"{split} ") and column != f"{split} background"]
+    labels = [name.removeprefix(f"{split} ") for name in names]
     runs = results.drop_duplicates(["variant", "seed", "epochs"]).assign(dice=results[names].mean(axis=1))
     groups = list(runs.groupby(["variant", "budget", "epochs"], sort=False)["dice"])[::-1]
     made, axes = figure(1, 1, 10, 1.2 + 0.36 * len(groups), f"{results['data'].iloc[0]}: what each ingredient buys")
@@ -332,7 +332,7 @@ def ingredients(results):
     ax.axvline(groups[-1][1].mean(), color="#888888", linestyle=":")
     ax.set_yticks(range(len(groups)), [variant + (budget != "epochs") * f", {epochs} epochs (the same seconds)"
                                        for (variant, budget, epochs), _ in groups])
-    ax.set(xlabel=f"test Dice (hard, pooled),\nmean of {', '.join(labels)}")
+    ax.set(xlabel=f"{split} Dice (hard, pooled),\nmean of {', '.join(labels)}")
     return made
 
 

@@ -130,6 +130,9 @@ def train_rest(network, dataset, run, settings, history, loss, more):
     optimizer = keras.optimizers.AdamW(schedule(epochs * len(training), settings["learning_rate"]),
                                        settings["weight_decay"], clipnorm=1.0, **averaging)
     network.compile(optimizer, loss, metrics=[HardDice(names)])
+    validation = Batches(dataset.validation, batch_size)
+    if keras.backend.backend() != "tensorflow":
+        network.test_on_batch(*validation[0])  # `fit` would peek at a batch, and leave others for the first epoch
     progress = Progress(epochs, len(training), names)
     callbacks = [progress, KeepBest(run),
                  keras.callbacks.CSVLogger(run / "history.csv", append=True),
@@ -138,8 +141,7 @@ def train_rest(network, dataset, run, settings, history, loss, more):
     if averaging:
         callbacks.insert(0, Averaged(resumed=len(history) > 0))
     try:
-        network.fit(training, validation_data=Batches(dataset.validation, batch_size), epochs=epochs, verbose=0,
-                    callbacks=callbacks)
+        network.fit(training, validation_data=validation, epochs=epochs, verbose=0, callbacks=callbacks)
     except KeyboardInterrupt:
         if read_history(run).empty:
             raise
@@ -267,7 +269,7 @@ class KeepOrder(keras.callbacks.Callback):
     """Let a resumed run see its batches in the order in which an uninterrupted one sees them.
 
     Keras shuffles them anew each epoch with Python's own random numbers, wherever these stand: they are kept beside
-    the backup. Exact on TensorFlow; JAX draws some in between.
+    the backup.
     """
 
     def __init__(self, folder):

@@ -7,8 +7,10 @@ Each variant is trained for the same epochs and, where its epochs take longer or
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -103,10 +105,19 @@ def with_others(network, part, make):
                                     else layer.__class__.from_config(layer.get_config()))
 
 
-def measure(dataset, epochs, batch_size, seeds, folder):
+def set_aside(dataset, people):
+    """The last `people` people of the training split moved into validation, so that tests need not be read."""
+    old, validation = dataset.train, dataset.validation
+    moved = np.isin(old.subjects, np.unique(old.subjects)[-people:])
+    more = {part: np.concatenate([getattr(validation, part), getattr(old, part)[moved]]) for part in data.PARTS}
+    return replace(dataset, train=old.take(~moved), validation=replace(validation, **more))
+
+
+def measure(dataset, epochs, batch_size, seeds, folder, only=(), read_test=True):
     """Train every variant with every seed and write `results.csv` into `folder`, a row as soon as it is there.
 
-    A run that is finished is read back, so what was interrupted goes on where it was.
+    `only` names the variants besides the whole recipe; none means all. A run that is finished is read back, so what
+    was interrupted goes on where it was.
     """
     folder, rows = Path(folder), []
     predict_as_built()
@@ -123,7 +134,7 @@ def measure(dataset, epochs, batch_size, seeds, folder):
             raise KeyboardInterrupt
         row = {"data": dataset.task.title, "variant": name, "seed": seed, "budget": budget, "epochs": epochs,
                "weights": network.count_params(), "seconds per epoch": history["seconds"].median()}
-        for split in (dataset.validation, dataset.test):
+        for split in dataset.splits[1:2 + read_test]:
             pooled = evaluate.score(split, evaluate.predict(network, split.images)).pooled
             row |= {f"{split.name} {label}": dice for label, dice in pooled.items()}
         rows.append(row)
@@ -131,7 +142,8 @@ def measure(dataset, epochs, batch_size, seeds, folder):
         return row
 
     each = [(seed, name, *what) for seed in range(seeds)
-            for name, what in variants(dataset.image_shape, dataset.n_labels).items()]
+            for name, what in variants(dataset.image_shape, dataset.n_labels).items()
+            if not only or name in (REFERENCE, *only)]
     same_epochs = [run(name, build, options, seed, "epochs", epochs) for seed, name, build, options in each]
     seconds = pd.DataFrame(rows).groupby("variant")["seconds per epoch"].median()
     for row, (seed, name, build, options) in zip(same_epochs, each):
@@ -151,14 +163,19 @@ def main(words=None):
             ("dataset", "practice", "as in the notebook"), ("data", "", "path of the data"),
             ("size", 128, "slices are SIZE x SIZE pixels"), ("limit", 320, "slices of each split, at most"),
             ("epochs", 5, "of each run"), ("batch", 8, "slices in a step"), ("seeds", 3, "runs of each variant"),
+            ("aside", 0, "people moved from training to validation; with any, the test split is not read"),
             ("to", "runs/ingredients", "folder of the results")):
         options.add_argument(f"--{name}", default=default, type=type(default), help=text)
+    options.add_argument("--only", nargs="+", default=[], choices=variants((32, 32, 1), 2), metavar="VARIANT",
+                         help="names of the variants to train besides the whole recipe, as in tests/ingredients.csv")
     chosen = options.parse_args(words)
     backend.set_up()
     brains = data.load(chosen.dataset, chosen.data or None, chosen.size, chosen.limit)
+    if chosen.aside:
+        brains = set_aside(brains, chosen.aside)
     print(brains)
-    measure(brains, chosen.epochs, chosen.batch, chosen.seeds, chosen.to)
-    print(evaluate.ingredients(pd.read_csv(Path(chosen.to) / "results.csv")))
+    measure(brains, chosen.epochs, chosen.batch, chosen.seeds, chosen.to, chosen.only, not chosen.aside)
+    print(evaluate.ingredients(pd.read_csv(Path(chosen.to) / "results.csv"), "validation" if chosen.aside else "test"))
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+import dataclasses
+
 import benchmark_ingredients as ingredients
 import numpy as np
 import pandas as pd
@@ -6,6 +8,7 @@ from keras import layers
 from test_train import toy  # noqa: F401
 
 from helpers import model, train
+from helpers.data import DataError
 
 
 def kinds(network):
@@ -83,6 +86,28 @@ def test_measure_and_summary(toy, tmp_path, monkeypatch, capsys):  # noqa: F811
     assert "already trained" in capsys.readouterr().out
     again = pd.read_csv(tmp_path / "results.csv")
     assert again["test CSF"].tolist() == pytest.approx(rows["test CSF"].tolist())
+
+
+def test_people_set_aside_validate_and_the_test_split_is_not_read(toy, tmp_path, monkeypatch, capsys):  # noqa: F811
+    names = np.repeat(["a1", "a2", "a3", "a4"], 4)
+    many = dataclasses.replace(toy, train=dataclasses.replace(toy.train, subjects=names))
+    apart = ingredients.set_aside(many, 3)
+    assert set(apart.train.subjects) == {"a1"} and set(apart.validation.subjects) == {"a2", "a3", "a4", "b"}
+    assert (len(apart.train), len(apart.validation)) == (4, 4 + 12) and apart.test is many.test
+    assert np.array_equal(apart.validation.labels[-4:], many.train.labels[-4:])
+    with pytest.raises(DataError, match="train split .* is empty"):
+        ingredients.set_aside(many, 4)
+    monkeypatch.setattr(ingredients.data, "load", lambda *args: many)
+    monkeypatch.setattr(ingredients, "variants", lambda shape, n_labels: {name: (
+        lambda: model.improved_unet(shape, n_labels, filters=4, levels=2), {})
+        for name in (ingredients.REFERENCE, "without this", "without that")})
+    ingredients.main(["--epochs", "1", "--seeds", "1", "--aside", "1", "--only", "without that", "--to", str(tmp_path)])
+    rows = pd.read_csv(tmp_path / "results.csv")
+    assert set(rows["variant"]) == {ingredients.REFERENCE, "without that"}
+    assert "validation CSF" in rows and not [column for column in rows if column.startswith("test")]
+    assert "validation: Dice" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        ingredients.main(["--only", "without wings"])
 
 
 def test_an_interrupted_run_is_no_row(toy, tmp_path, monkeypatch):  # noqa: F811
