@@ -142,6 +142,10 @@ def test_ingredients_draw_every_run_once():
     runs = [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "o"]
     assert runs == [pytest.approx(two) for two in ([0.68, 0.69], [0.65, 0.6], [0.7, 0.71])]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["less, 9 epochs (the same seconds)", "less", "all"]
+    rows.columns = [name.replace("test", "validation") for name in rows]
+    validated = show.ingredients(rows, "validation").axes[0]
+    assert validated.get_xlabel().startswith("validation Dice")
+    assert [line.get_xdata().tolist() for line in validated.lines if line.get_marker() == "o"] == runs
 
 
 def test_levels_end_with_what_the_network_decides(split):
