@@ -131,7 +131,7 @@ def train_rest(network, dataset, run, settings, history, loss, more):
                                        settings["weight_decay"], clipnorm=1.0, **averaging)
     network.compile(optimizer, loss, metrics=[HardDice(names)])
     validation = Batches(dataset.validation, batch_size)
-    if keras.backend.backend() != "tensorflow":
+    if keras.config.backend() != "tensorflow":
         network.test_on_batch(*validation[0])  # `fit` would peek at a batch, and leave others for the first epoch
     progress = Progress(epochs, len(training), names)
     callbacks = [progress, KeepBest(run),
