@@ -76,19 +76,20 @@ def schedule(steps, learning_rate, warm_up=0.05):
 
 
 def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight_decay=1e-4, seed=0,
-        loss=dice_and_cross_entropy, augment=0.7, average=0.0, callbacks=()):
+        loss=dice_and_cross_entropy, augment=0.7, average=0.0, start=None, callbacks=()):
     """Train on `dataset.train`, keep the epoch whose worst label has the best validation Dice, return the history.
 
     `loss` is a function of labels (B, H, W) and probabilities (B, H, W, L), or the name of one of Keras's; `augment`
     is the share of training slices that are turned, scaled and shifted, besides the mirror images and other greys of
     all, or None to change none; `average` above 0 validates and keeps a running average of the weights, which forgets
-    all but this share of itself at each step (EMA); `callbacks` are called after this function's own.
+    all but this share of itself at each step (EMA); `start` is the folder of another run of such a network, whose best
+    weights this one starts from (transfer learning); `callbacks` are called after this function's own.
 
     Everything lands in the folder `run`: best weights and their score, `history.csv`, `settings.json`. Called again
     with the same settings, a stopped run goes on after its last whole epoch and a finished one, which a callback may
-    have ended early, is read back; with others, RunError. A new run starts at the weights that the network came with,
-    even if it was trained in another run since. The network ends up with the best weights, also when training is
-    interrupted (Jupyter's stop button, Ctrl-C) after its first epoch.
+    have ended early, is read back; with others, RunError. Without `start` a new run begins with the weights that the
+    network came with, even if it was trained in another run since. The network ends up with the best weights, also
+    when training is interrupted (Jupyter's stop button, Ctrl-C) after its first epoch.
     """
     run = Path(run)
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
@@ -99,20 +100,21 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
     settings = {"network": network.name, "weights": network.count_params(),
                 "dropout": max((getattr(layer, "rate", 0) for layer in network.layers), default=0),
                 "data": fingerprint(dataset.train, dataset.validation), "slices": len(dataset.train),
-                "epochs": epochs, "batch_size": batch_size,
-                "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed,
-                "loss": getattr(loss, "__name__", loss), "augment": augment, "average": average}
-    history = open_run(run, settings)
-    start(network, anew=history.empty)
+                "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+                "weight_decay": weight_decay, "seed": seed, "loss": getattr(loss, "__name__", loss),
+                "augment": augment, "average": average, "start": Path(start).name if start else None}
+    UNTRAINED.setdefault(network, [keras.ops.convert_to_numpy(v) for v in network.variables])
+    history = reopen(run, settings)
+    if history.empty:
+        begin(network, start)
+        write_settings(run, settings)  # not before: `start` may not fit
+    network._initial_epoch = None  # Keras keeps the epoch at which an earlier run went on
     if not finished(run, history, epochs):
         train_rest(network, dataset, run, settings, history, loss, callbacks)
         history = read_history(run)
     else:
         print(f"{run} is already trained: its best weights are read back. Change RUNS or SEED to train anew.")
-    try:
-        network.load_weights(run / BEST)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{run / BEST} is missing or damaged ({error}). Train again with another RUNS.") from error
+    load_best(network, run, "Train again with another RUNS.")
     kept = best_so_far(run)
     print(f"Kept epoch {kept['epoch'] + 1} of {len(history)}: its worst label has validation Dice "
           f"{kept[WORST_DICE]:.4f}.")
@@ -150,20 +152,24 @@ def train_rest(network, dataset, run, settings, history, loss, more):
         print(f"Stopped: the best weights so far are kept. Run this again to go on, up to {epochs} epochs.")
 
 
-def open_run(run, settings):
-    """Make or reopen a run's folder; the history so far. RunError if it holds a run with other settings."""
+def reopen(run, settings):
+    """The history of a run so far, empty for a new one; RunError if its folder holds a run with other settings."""
     file = run / "settings.json"
-    if file.exists():
-        found = json.loads(file.read_text())
-        other = [f"{k} {found.get(k)} (now {v})" for k, v in settings.items() if found.get(k) != v]
-        if other:
-            raise RunError(f"{run} holds a run with other settings: {', '.join(other)}. "
-                           "Choose another RUNS; nothing was changed.")
-        return trained_epochs(run, settings["epochs"])
+    if not file.exists():
+        return pd.DataFrame()
+    found = json.loads(file.read_text())
+    other = [f"{k} {found.get(k)} (now {v})" for k, v in settings.items() if found.get(k) != v]
+    if other:
+        raise RunError(f"{run} holds a run with other settings: {', '.join(other)}. "
+                       "Choose another RUNS; nothing was changed.")
+    return trained_epochs(run, settings["epochs"])
+
+
+def write_settings(run, settings):
+    """Make a run's folder and write what it is trained with."""
     run.mkdir(parents=True, exist_ok=True)
     (run / "new.json").write_text(json.dumps(settings, indent=2) + "\n")
-    (run / "new.json").replace(file)
-    return pd.DataFrame()
+    (run / "new.json").replace(run / "settings.json")
 
 
 def trained_epochs(run, epochs):
@@ -193,25 +199,48 @@ def backed_up(folder):
     file = folder / "training_metadata.json"
     try:
         return json.loads(file.read_text())["epoch"]
-    except FileNotFoundError:
-        return 0
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         before = {copy.with_suffix(""): copy for copy in folder.glob("*.bkp")}
         if len(before) < 2:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             return 0
         for name, copy in before.items():
             shutil.copy(copy, name)
         return json.loads(file.read_text())["epoch"]
 
 
-def start(network, anew):
-    """Bring a network that other runs have trained back to where it came from, if this run begins `anew`."""
-    network._initial_epoch = None  # Keras keeps the epoch at which an earlier run went on
-    variables = UNTRAINED.setdefault(network, [keras.ops.convert_to_numpy(v) for v in network.variables])
-    if anew:
-        for variable, value in zip(network.variables, variables, strict=True):
+def begin(network, start=None):
+    """Bring a network to the best weights of the run in the folder `start`, or back to those that it came with."""
+    if start:
+        check_start(network, Path(start))
+        load_best(network, Path(start), "Choose another run to start from.")
+        print(f"Training starts from the best weights of {Path(start).name}.")
+    else:
+        for variable, value in zip(network.variables, UNTRAINED[network], strict=True):
             variable.assign(value)
+
+
+def check_start(network, start):
+    """Raise RunError unless the folder `start` holds a run of such a network: the same kind, as many weights."""
+    try:
+        found = json.loads((start / "settings.json").read_text())
+        kind, weights = found["network"], found["weights"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{start} is not the folder of a run to start from: it has no readable settings.json. Choose "
+                       "one in which a network was trained, such as runs/varied-...") from error
+    if kind != network.name:
+        raise RunError(f"{start} holds a network of another kind, {kind}: start from a run of {network.name}.")
+    if weights != network.count_params():
+        raise RunError(f"The network of {start} has {weights:,} weights, this one {network.count_params():,}. To start "
+                       "from it, both need as many labels, as many colours and the same FILTERS.")
+
+
+def load_best(network, run, advice):
+    """Load the best weights of a run into its network; RunError with `advice` if they are missing or damaged."""
+    try:
+        network.load_weights(run / BEST)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{run / BEST} is missing or damaged ({error}). {advice}") from error
 
 
 def read_history(run):

@@ -18,17 +18,22 @@ from helpers import backend, data, evaluate, model, train  # noqa: E402
 from helpers.backend import keras  # noqa: E402
 
 REFERENCE = "Improved U-Net"
+STARTED = "starting from another run (START)"
 DROPOUT = 0.1  # the notebook's; all else of the whole recipe is what `train.fit` does unasked
 GENTLE = 1e-3  # learning rate of networks without normalisation: a second change in those rows, not a measured need
 CROSS_ENTROPY = "sparse_categorical_crossentropy"  # Keras's name
 
 
-def variants(shape, n_labels):
-    """{name: (function that builds the network, other arguments of `train.fit`)}, the whole recipe first."""
+def variants(shape, n_labels, start=""):
+    """{name: (function that builds the network, other arguments of `train.fit`)}, the whole recipe first.
+
+    With `start`, the folder of a run, a variant starts from that run's best weights.
+    """
     def build(dropout=DROPOUT, **options):
         """The Improved U-Net."""
         return model.improved_unet(shape, n_labels, dropout=dropout, **options)
 
+    started = {STARTED: (build, {"start": start})} if start else {}
     return {
         REFERENCE: (build, {}),
         "without normalisation": (lambda: without_normalisation(build()), {"learning_rate": GENTLE}),
@@ -45,7 +50,7 @@ def variants(shape, n_labels):
         "loss: Dice and focal": (build, {"loss": dice_and_focal}),
         "plain U-Net, cross-entropy": (lambda: model.unet(shape, n_labels, filters=16),
                                        {"learning_rate": GENTLE, "loss": CROSS_ENTROPY}),
-    }
+    } | started
 
 
 def predict_as_built():
@@ -113,11 +118,11 @@ def set_aside(dataset, people):
     return replace(dataset, train=old.take(~moved), validation=replace(validation, **more))
 
 
-def measure(dataset, epochs, batch_size, seeds, folder, only=(), read_test=True):
+def measure(dataset, epochs, batch_size, seeds, folder, only=(), read_test=True, start=""):
     """Train every variant with every seed and write `results.csv` into `folder`, a row as soon as it is there.
 
-    `only` names the variants besides the whole recipe; none means all. A run that is finished is read back, so what
-    was interrupted goes on where it was.
+    `only` names the variants besides the whole recipe and, with `start`, the start; none means all. A run that is
+    finished is read back, so what was interrupted goes on where it was.
     """
     folder, rows = Path(folder), []
     predict_as_built()
@@ -142,8 +147,8 @@ def measure(dataset, epochs, batch_size, seeds, folder, only=(), read_test=True)
         return row
 
     each = [(seed, name, *what) for seed in range(seeds)
-            for name, what in variants(dataset.image_shape, dataset.n_labels).items()
-            if not only or name in (REFERENCE, *only)]
+            for name, what in variants(dataset.image_shape, dataset.n_labels, start).items()
+            if not only or name in (REFERENCE, STARTED, *only)]
     same_epochs = [run(name, build, options, seed, "epochs", epochs) for seed, name, build, options in each]
     seconds = pd.DataFrame(rows).groupby("variant")["seconds per epoch"].median()
     for row, (seed, name, build, options) in zip(same_epochs, each):
@@ -164,17 +169,21 @@ def main(words=None):
             ("size", 128, "slices are SIZE x SIZE pixels"), ("limit", 320, "slices of each split, at most"),
             ("epochs", 5, "of each run"), ("batch", 8, "slices in a step"), ("seeds", 3, "runs of each variant"),
             ("aside", 0, "people moved from training to validation; with any, the test split is not read"),
+            ("start", "", "folder of a run: measure a start from its best weights too"),
             ("to", "runs/ingredients", "folder of the results")):
         options.add_argument(f"--{name}", default=default, type=type(default), help=text)
     options.add_argument("--only", nargs="+", default=[], choices=variants((32, 32, 1), 2), metavar="VARIANT",
                          help="names of the variants to train besides the whole recipe, as in tests/ingredients.csv")
     chosen = options.parse_args(words)
+    if chosen.aside < 0:
+        options.error(f"--aside is {chosen.aside}; it must be 0 or more.")
     backend.set_up()
     brains = data.load(chosen.dataset, chosen.data or None, chosen.size, chosen.limit)
     if chosen.aside:
         brains = set_aside(brains, chosen.aside)
     print(brains)
-    measure(brains, chosen.epochs, chosen.batch, chosen.seeds, chosen.to, chosen.only, not chosen.aside)
+    measure(brains, chosen.epochs, chosen.batch, chosen.seeds, chosen.to, chosen.only, not chosen.aside,
+            chosen.start)
     print(evaluate.ingredients(pd.read_csv(Path(chosen.to) / "results.csv"), "validation" if chosen.aside else "test"))
 
 

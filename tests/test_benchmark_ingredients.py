@@ -31,6 +31,11 @@ def test_each_variant_lacks_what_its_name_says():
     assert "GroupNormalization" in kinds(networks["with averaged weights (EMA)"])
 
 
+def test_a_start_is_a_variant_only_where_there_is_one():
+    assert ingredients.STARTED not in ingredients.variants((32, 32, 1), 4)
+    assert ingredients.variants((32, 32, 1), 4, "runs/a")[ingredients.STARTED][1] == {"start": "runs/a"}
+
+
 def test_without_residuals_what_comes_in_goes_through_the_convolutions_only():
     net = ingredients.variants((32, 32, 1), 4)["without residuals"][0]()
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 1), np.uint8)
@@ -69,16 +74,21 @@ def test_losses_against_each_other():
         1 - np.mean(soft) + (-0.25 * (1 - sure) ** 2 * np.log(sure)).mean(), abs=1e-4)
 
 
-def test_measure_and_summary(toy, tmp_path, monkeypatch, capsys):  # noqa: F811
-    def few(shape, n_labels):
+def few(others):
+    """In the place of `variants`: a small network, alone and with other arguments of `train.fit`."""
+    def variants(shape, n_labels, start=""):
         def build():
             return model.improved_unet(shape, n_labels, filters=4, levels=2)
-        return {ingredients.REFERENCE: (build, {}), "without augmentation": (build, {"augment": None})}
+        started = {ingredients.STARTED: {"start": start}} if start else {}
+        return {name: (build, options) for name, options in ({ingredients.REFERENCE: {}} | others | started).items()}
+    return variants
 
-    monkeypatch.setattr(ingredients, "variants", few)
+
+def test_measure_and_summary(toy, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(ingredients, "variants", few({"without augmentation": {"augment": None}}))
     ingredients.measure(toy, 1, 8, 2, tmp_path)
     rows = pd.read_csv(tmp_path / "results.csv")
-    assert set(rows["variant"]) == set(few(None, None)) and set(rows["seed"]) == {0, 1}
+    assert set(rows["variant"]) == {ingredients.REFERENCE, "without augmentation"} and set(rows["seed"]) == {0, 1}
     assert (rows.groupby(["variant", "budget"]).size() == 2).all()
     settings = train.json.loads((tmp_path / "without_augmentation-1epochs-seed1" / "settings.json").read_text())
     assert settings["augment"] is None and settings["seed"] == 1
@@ -98,16 +108,20 @@ def test_people_set_aside_validate_and_the_test_split_is_not_read(toy, tmp_path,
     with pytest.raises(DataError, match="train split .* is empty"):
         ingredients.set_aside(many, 4)
     monkeypatch.setattr(ingredients.data, "load", lambda *args: many)
-    monkeypatch.setattr(ingredients, "variants", lambda shape, n_labels: {name: (
-        lambda: model.improved_unet(shape, n_labels, filters=4, levels=2), {})
-        for name in (ingredients.REFERENCE, "without this", "without that")})
-    ingredients.main(["--epochs", "1", "--seeds", "1", "--aside", "1", "--only", "without that", "--to", str(tmp_path)])
+    monkeypatch.setattr(ingredients, "variants", few({"without this": {}, "without that": {}}))
+    words = ["--epochs", "1", "--seeds", "1", "--aside", "1", "--only", "without that", "--to", str(tmp_path)]
+    ingredients.main(words)
     rows = pd.read_csv(tmp_path / "results.csv")
     assert set(rows["variant"]) == {ingredients.REFERENCE, "without that"}
     assert "validation CSF" in rows and not [column for column in rows if column.startswith("test")]
     assert "validation: Dice" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        ingredients.main(["--only", "without wings"])
+    ingredients.main([*words, "--start", str(tmp_path / "Improved_U-Net-1epochs-seed0")])  # the others are read back
+    assert pd.read_csv(tmp_path / "results.csv")["variant"].tolist()[:3] == [*rows["variant"][:2], ingredients.STARTED]
+    assert "starts from the best weights of Improved_U-Net-1epochs-seed0" in capsys.readouterr().out
+    for wrong in (["--only", "without wings"], ["--aside", "-1"]):
+        with pytest.raises(SystemExit):
+            ingredients.main(wrong)
+    assert "--aside is -1; it must be 0 or more" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_is_no_row(toy, tmp_path, monkeypatch):  # noqa: F811

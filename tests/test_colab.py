@@ -47,7 +47,8 @@ def run_set_up(tmp_path, source, monkeypatch, **parameters):
     monkeypatch.chdir(tmp_path / "content")
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setattr(colab, "install_missing", lambda: ["nilearn>=0.13.1"])
-    variables = {"PROJECT": source, "DRIVE": False, "RUNS": "runs", "DATA": "", "TRY_ON": "", "SCAN": ""} | parameters
+    variables = {"PROJECT": source, "DRIVE": False, "RUNS": "runs", "DATA": "", "TRY_ON": "", "SCAN": "",
+                 "START": ""} | parameters
     for cell in PROJECT:
         exec(cell, variables)
     return variables
@@ -73,8 +74,10 @@ def test_a_project_is_copied_from_drive_without_its_results(project, google, tmp
 def test_a_path_still_holds_after_going_to_the_project(project, google, tmp_path, monkeypatch):
     (tmp_path / "content").mkdir()
     (tmp_path / "content" / "slices.zip").write_bytes(b"zip")
-    variables = run_set_up(tmp_path, str(project), monkeypatch, DATA="slices.zip", SCAN="not/here.nii")
+    (tmp_path / "content" / "earlier").mkdir()
+    variables = run_set_up(tmp_path, str(project), monkeypatch, DATA="slices.zip", SCAN="not/here.nii", START="earlier")
     assert Path(variables["DATA"]).read_bytes() == b"zip" and variables["SCAN"] == "not/here.nii"
+    assert Path(variables["START"]).is_dir()
 
 
 def test_a_project_is_uploaded_where_no_address_is_given(project, google, tmp_path, monkeypatch):
@@ -112,7 +115,8 @@ def test_results_go_to_drive_and_a_zip_comes_from_there(google, tmp_path, monkey
     archive = google.drive / "MyDrive" / "slices.zip"
     archive.write_bytes(b"zip")
     monkeypatch.chdir(ROOT)  # helpers/ is here: nothing is fetched
-    variables = {"PROJECT": "", "DRIVE": True, "RUNS": "runs", "DATA": str(archive), "TRY_ON": "", "SCAN": ""}
+    variables = {"PROJECT": "", "DRIVE": True, "RUNS": "runs", "DATA": str(archive), "TRY_ON": "", "SCAN": "",
+                 "START": ""}
     monkeypatch.setattr(colab, "install_missing", list)
     monkeypatch.setattr(colab.near, "__defaults__", (tmp_path / "data",))
     for cell in PROJECT:

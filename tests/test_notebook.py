@@ -1,10 +1,13 @@
 """The committed notebook as a reader meets it on GitHub."""
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
+
+from helpers import backend, data
 
 FILE = Path(__file__).parent.parent / "OASIS_Improved_UNet.ipynb"
 BOOK = json.loads(FILE.read_text())
@@ -46,6 +49,24 @@ def test_cells_are_short_and_parameters_tagged():
     assert "DATASET" in "".join(parameters["source"])
     checked = [c for c in CODE if "nbval-check-output" in c["metadata"].get("tags", [])]
     assert len(checked) >= 6
+
+
+def test_a_start_is_looked_for_and_names_the_run(tmp_path):
+    [settings] = ["".join(cell["source"]) for cell in CODE if "has_gpu =" in "".join(cell["source"])]
+    [parameters] = ["".join(cell["source"]) for cell in CODE if "parameters" in cell["metadata"].get("tags", [])]
+    variables = {"os": os, "Path": Path, "backend": backend, "data": data}
+    exec(parameters, variables)
+    exec(settings, variables)
+    alone = variables["RUN"].name
+    variables["START"] = str(tmp_path / "varied-128px-640slices-seed0/")
+    with pytest.raises(data.DataError, match="check TRY_ON, SCAN and START"):
+        exec(settings, variables)
+    Path(variables["START"]).mkdir()
+    exec(settings, variables)
+    assert variables["RUN"].name == f"{alone}-from-varied-128px"
+    variables["RUN"].mkdir(parents=True)
+    Path(variables["START"]).rmdir()
+    exec(settings, variables)  # a run that exists is read back without it
 
 
 @pytest.mark.parametrize("module", ["data", "preprocess", "model", "train", "evaluate", "show"])

@@ -134,16 +134,50 @@ def test_a_new_run_starts_where_the_network_came_from(toy, tmp_path, monkeypatch
     train.fit(net, toy, 2, tmp_path / "run", batch_size=4)
     train.fit(net, toy, 2, tmp_path / "run", batch_size=4)
     assert not np.allclose(net.get_weights()[0], before[0])
-    train.start(net, anew=True)
+    train.begin(net)
     assert all(np.array_equal(a, b) for a, b in zip(net.get_weights(), before))
     assert train.fit(net, toy, 2, tmp_path / "other", batch_size=4).index.tolist() == [0, 1]
+
+
+def test_a_run_starts_at_the_best_weights_of_another(toy, tmp_path, capsys):
+    first = small(dropout=0.1)
+    train.fit(first, toy, 6, tmp_path / "first", batch_size=2, learning_rate=0.01)
+    learnt = evaluate.score(toy.validation, evaluate.predict(first, toy.validation.images)).pooled
+    options = {"batch_size": 16, "learning_rate": 1e-9, "augment": None}
+    net = small()
+    alone = train.fit(net, toy, 1, tmp_path / "alone", **options)
+    history = train.fit(net, toy, 1, tmp_path / "second", start=tmp_path / "first", **options)
+    assert history["val_worst dice"][0] == pytest.approx(learnt.min(), abs=1e-3)
+    assert alone["val_worst dice"][0] < learnt.min() - 0.2
+    assert "starts from the best weights of first." in capsys.readouterr().out
+    (tmp_path / "first").rename(tmp_path / "moved away")  # a finished run does without
+    assert len(train.fit(small(), toy, 1, tmp_path / "second", start=tmp_path / "first", **options)) == 1
+    with pytest.raises(train.RunError, match=r"start first \(now None\)"):
+        train.fit(net, toy, 1, tmp_path / "second", **options)
+
+
+def test_a_start_that_does_not_fit_is_said_before_anything_is_written(toy, tmp_path):
+    train.fit(small(), toy, 1, tmp_path / "first", batch_size=16)
+    wide = model.improved_unet((32, 32, 1), 4, filters=12, levels=3)
+    with pytest.raises(train.RunError, match="as many labels, as many colours and the same FILTERS"):
+        train.fit(wide, toy, 1, tmp_path / "second", start=tmp_path / "first")
+    with pytest.raises(train.RunError, match="is not the folder of a run"):
+        train.fit(wide, toy, 1, tmp_path / "second", start=tmp_path)
+    with pytest.raises(train.RunError, match="another kind, improved_unet: start from a run of unet"):
+        train.fit(model.unet((32, 32, 1), 4, 4, 3), toy, 1, tmp_path / "second", start=tmp_path / "first")
+    (tmp_path / "first" / "best.weights.h5").write_bytes(b"cut short")
+    with pytest.raises(train.RunError, match="damaged .*Choose another run to start from"):
+        train.fit(small(), toy, 1, tmp_path / "second", start=tmp_path / "first")
+    assert not (tmp_path / "second").exists()
 
 
 @pytest.mark.parametrize("copies", [True, False])
 def test_a_backup_cut_short_in_writing(tmp_path, copies):
     folder = tmp_path / "backup"
     folder.mkdir()
-    assert train.backed_up(folder) == 0
+    (folder / "latest.weights.h5").write_text("cut short")  # of the first epoch, whose number is not yet written
+    assert train.backed_up(folder) == 0 and not folder.exists()
+    folder.mkdir()
     (folder / "training_metadata.json").write_text('{"epoch": 3}')
     assert train.backed_up(folder) == 3
     (folder / "training_metadata.json").write_text("")
