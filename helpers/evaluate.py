@@ -52,16 +52,18 @@ def largest_component(guesses, subjects):
     return kept
 
 
-def gains(network, split):
+def gains(network, split, ensemble=None):
     """What each switch of prediction brings: a Table of every label's pooled Dice, a row a way of predicting.
 
-    As it is; averaged with mirror images; and, where a subject's slices have one foreground label, such as a tumour,
-    only its largest piece.
+    As it is; averaged with mirror images; with `ensemble`, which averages several networks, in its place; and, where
+    a subject's slices have one foreground label, such as a tumour, only its largest piece. A row keeps those before it.
     """
     guesses = {"as it is": predict(network, split.images),
                "with mirror images": predict(network, split.images, split.task.mirrors)}
+    if ensemble not in (None, network):
+        guesses["and all networks"] = predict(ensemble, split.images, split.task.mirrors)
     if len(split.task.labels) == 2 and split.n_subjects < len(split):
-        guesses["with mirror images, largest piece"] = largest_component(guesses["with mirror images"], split.subjects)
+        guesses["and only the largest piece"] = largest_component(list(guesses.values())[-1], split.subjects)
     table = pd.DataFrame({way: score(split, guess).pooled for way, guess in guesses.items()}).T
     return Table(f"{split.task.title}, {split.name}: Dice (hard, pooled)", table.round(4))
 

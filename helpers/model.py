@@ -138,6 +138,19 @@ def check_shape(shape, levels):
                          f"Choose a size such as {step * 8} or {step * 16}.")
 
 
+def ensemble(networks):
+    """The networks as one, whose probabilities are the mean of theirs; a single network is given back as it is.
+
+    They must take the same images and know the same labels (Lakshminarayanan et al. 2017, arXiv 1612.01474).
+    """
+    if len(networks) == 1:
+        return networks[0]
+    image = keras.Input(networks[0].input_shape[1:], dtype="uint8", name="image")
+    each = [keras.Model(network.input, network.output, name=f"network_{number}")(image)
+            for number, network in enumerate(networks, start=1)]
+    return keras.Model(image, layers.Average(dtype="float32")(each), name=f"ensemble_of_{len(networks)}")
+
+
 def levels(network):
     """A network that gives the segmentation of every supervised level, coarsest first, each with those before it added.
 

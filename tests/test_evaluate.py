@@ -213,6 +213,9 @@ def test_gains_have_a_row_for_each_switch():
     found = evaluate.gains(Position(), split)
     assert found.table.index.tolist() == ["as it is", "with mirror images"]
     assert repr(found).startswith("toy, validation: Dice (hard, pooled)\n")
+    network = Position()
+    assert evaluate.gains(network, split, network).table.equals(found.table)  # an ensemble of one
+    assert evaluate.gains(network, split, Position()).table.index[2] == "and all networks"
     tumour = replace(split, labels=labels // 2, task=replace(TASK, labels=TASK.labels[:2]))
     assert len(evaluate.gains(Position(), tumour).table) == 3
 

@@ -116,6 +116,17 @@ def test_plain_unet():
     assert net.output_shape == (None, 64, 64, 4)
 
 
+def test_an_ensemble_gives_the_mean_of_its_networks(net):
+    other = model.improved_unet((64, 64, 1), 4)
+    both = model.ensemble([net, other])
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1)).astype(np.uint8)
+    each = [network.predict(images, verbose=0) for network in (net, other)]
+    assert np.abs(each[0] - each[1]).max() > 0.1
+    assert np.allclose(both.predict(images, verbose=0), np.mean(each, axis=0), atol=1e-5)
+    assert both.name == "ensemble_of_2" and both.count_params() == 2 * net.count_params()
+    assert model.ensemble([net]) is net
+
+
 def test_images_that_cannot_be_halved_are_refused():
     with pytest.raises(ValueError, match="multiples of 16"):
         model.improved_unet((100, 100, 1), 4)
