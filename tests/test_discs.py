@@ -136,6 +136,8 @@ def test_fetch_shows_the_terms_and_waits_for_them(served, tmp_path, capsys):
     _, fetch = served
     with pytest.raises(DataError, match="accept_terms"):
         fetch(tmp_path / "new", accept_terms=False)
+    with pytest.raises(DataError, match="'false'"):
+        fetch(tmp_path / "new", accept_terms="false")
     with pytest.raises(DataError, match="no disc '1;2'"):
         discs.fetch(["1;2"], tmp_path / "new", accept_terms=True)
     assert "Data Use Agreement" in capsys.readouterr().out and not (tmp_path / "new").exists()

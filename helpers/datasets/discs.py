@@ -100,8 +100,8 @@ def scan_files(source):
                 if match and member.isfile():
                     yield match, archive.extractfile(member).read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{source.name} is not a whole tar archive ({error}). Was the download cut short? Fetch it "
-                        "again: a broken download is resumed.") from error
+        raise DataError(f"{source.name} is not a whole tar archive ({error}). Delete it, then fetch it "
+                        "again.") from error
 
 
 def slices_of(parts):
@@ -129,8 +129,9 @@ def fetch(discs, folder, accept_terms=False, address=ADDRESS, md5=MD5):
     download goes on where it stopped; size and, where known, md5 are checked before a file gets its name.
     """
     print(TERMS)
-    if not accept_terms:
-        raise DataError("The discs are fetched only when these terms are accepted: set accept_terms to True if you do.")
+    if accept_terms is not True:  # a command line's "false" and "no" are text
+        raise DataError("The discs are fetched only when these terms are accepted: set accept_terms (in the notebook "
+                        f"ACCEPT_OASIS_TERMS) to True if you do; it is {accept_terms!r}.")
     strange = [disc for disc in discs if str(disc).strip() not in map(str, range(1, 13))]
     if strange:
         raise DataError(f"There is no disc {strange[0]!r}; give numbers from 1 to 12, with commas between.")
