@@ -266,7 +266,9 @@ class Verdict(Captioned):
     def sentence(self):
         """The verdict in one sentence."""
         if self.passed:
-            return f"PASS: every label reaches Dice {self.needed} on {self.title}."
+            absent = ", ".join(self.table.index[self.table["verdict"] == "absent"])
+            which = f"every label that occurs (not {absent})" if absent else "every label"
+            return f"PASS: {which} reaches Dice {self.needed} on {self.title}."
         short = self.table.index[self.table["verdict"] == "FAIL"].tolist()
         return f"FAIL: {', '.join(short) or 'every label'} below Dice {self.needed} on {self.title}."
 
@@ -285,9 +287,13 @@ def verdict(scores, needed=NEEDED):
 
 
 def side_by_side(results):
-    """A Table of trained networks, {name: (scores, history)}, a row each: pooled Dice per label, seconds per epoch."""
-    rows = {name: {**scores.pooled.round(4), "seconds an epoch (median)": round(history["seconds"].median(), 1)}
-            for name, (scores, history) in results.items()}
+    """A Table of what was trained, {name: (scores, histories)}, a row each: pooled Dice per label, seconds per epoch.
+
+    Several networks that predict together have a history each; their seconds are added.
+    """
+    rows = {name: {**scores.pooled.round(4),
+                   "seconds an epoch (median)": round(sum(h["seconds"].median() for h in histories), 1)}
+            for name, (scores, histories) in results.items()}
     scores = next(iter(results.values()))[0]
     return Table(f"{scores.title}: Dice (hard, pooled)", pd.DataFrame.from_dict(rows, orient="index"))
 

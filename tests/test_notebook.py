@@ -51,19 +51,64 @@ def test_cells_are_short_and_parameters_tagged():
     assert len(checked) >= 6
 
 
-def test_a_start_is_looked_for_and_names_the_run(tmp_path):
-    [settings] = ["".join(cell["source"]) for cell in CODE if "has_gpu =" in "".join(cell["source"])]
-    [parameters] = ["".join(cell["source"]) for cell in CODE if "parameters" in cell["metadata"].get("tags", [])]
+def settled(**given):
+    """The notebook's variables after its settings, some of them given, are checked and filled in."""
     variables = {"os": os, "Path": Path, "backend": backend, "data": data}
-    exec(parameters, variables)
-    exec(settings, variables)
+    for tag in ("parameters", "settings"):
+        if tag == "settings":
+            variables.update(given)
+        for cell in CODE:
+            if tag in cell["metadata"].get("tags", []):
+                exec("".join(cell["source"]), variables)
+    return variables
+
+
+@pytest.mark.parametrize("given, complaint", [
+    ({"PLAIN": "false"}, "PLAIN is 'false'; it must be True or False"),
+    ({"MIRROR": 1}, "MIRROR is 1; it must be True or False"),
+    ({"ENSEMBLE": 2.0}, "ENSEMBLE is 2.0; it must be a whole number, 1 or more"),
+    ({"SIZE": "128"}, "SIZE is '128'; it must be a whole number, 0 or more"),
+    ({"FILTERS": 0, "EPOCHS": 2.5}, "EPOCHS is 2.5; .*FILTERS is 0; it must be a whole number, 1 or more"),
+    ({"DROPOUT": 1.5}, "DROPOUT is 1.5; it must be a number from 0 to 0.95"),
+    ({"AUGMENT": "no"}, "AUGMENT is 'no'; it must be a number from -1 to 1"),
+    ({"SIZE": 100}, "SIZE is 100; it must be a multiple of 16"),
+    ({"SCAN": "."}, "SCAN is the folder ."),
+    ({"DATASET": "lgg", "SCAN": "here.NII"}, "Nothing is at here.NII"),
+])
+def test_wrong_settings_are_refused_before_anything_is_done(given, complaint):
+    with pytest.raises((SystemExit, data.DataError), match=complaint):
+        settled(**given)
+
+
+def test_settings_may_be_run_again():
+    variables = settled()
+    cells = ["".join(cell["source"]) for cell in CODE if "settings" in cell["metadata"].get("tags", [])]
+    run = variables["RUN"]
+    variables["LIMIT"] = None  # as a GPU leaves it
+    for cell in cells:
+        exec(cell, variables)
+    assert variables["RUN"] == run
+
+
+def test_results_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("RUNS", str(tmp_path / "file"))
+    with pytest.raises(data.DataError, match="RUNS is .*file, and that folder cannot be made"):
+        settled()
+
+
+def test_a_start_is_looked_for_and_names_the_run(tmp_path):
+    settings = "\n".join("".join(c["source"]) for c in CODE if "settings" in c["metadata"].get("tags", []))
+    variables = settled()
     alone = variables["RUN"].name
+    plain = variables["PLAIN_RUN"]
     variables["START"] = str(tmp_path / "varied-128px-640slices-seed0/")
     with pytest.raises(data.DataError, match="check TRY_ON, SCAN and START"):
         exec(settings, variables)
     Path(variables["START"]).mkdir()
     exec(settings, variables)
     assert variables["RUN"].name == f"{alone}-from-varied-128px"
+    assert variables["PLAIN_RUN"] == plain  # it starts from random weights all the same
     variables["RUN"].mkdir(parents=True)
     Path(variables["START"]).rmdir()
     exec(settings, variables)  # a run that exists is read back without it

@@ -47,6 +47,14 @@ def test_zip_nested_folder_and_litter_read_the_same(course, tmp_path):
     assert same(plain, load("oasis", tmp_path / "nested"))
 
 
+@pytest.mark.parametrize("rename", [lambda name: f"./{name}", lambda name: name.replace("/", "\\")])
+def test_zips_made_elsewhere_read_the_same(course, tmp_path, rename):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        for file in course.rglob("*.png"):
+            archive.writestr(rename(file.relative_to(course).as_posix()), file.read_bytes())
+    assert same(load("oasis", course), load("oasis", tmp_path / "other.zip"))
+
+
 def test_size_and_limit(course):
     small = load("oasis", course, size=8, limit=3)
     assert small.train.images.shape == (3, 8, 8, 1) and small.test.labels.shape == (3, 8, 8)
@@ -216,6 +224,7 @@ def test_shipped_reference_knows_the_hashes(real_data):
 
 
 @pytest.mark.parametrize("name, complaint", [("../evil.png", "leads out of the archive"),
+                                             ("..\\evil.png", "leads out of the archive"),
                                              ("/evil.png", "leads out of the archive")])
 def test_names_that_climb_out_of_a_zip(tmp_path, name, complaint):
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:

@@ -101,6 +101,19 @@ def test_half_an_analyze_pair(folder):
     (folder / "scan9.img").unlink()
     with pytest.raises(DataError, match=r"scan9.hdr needs the file beside it .* scan9.img is not there"):
         data.load("volumes", folder)
+    (folder / "scan9.hdr").rename(folder / "scan9.img")
+    with pytest.raises(DataError, match="scan9.img needs its header beside it, scan9.hdr"):
+        data.load("volumes", folder)
+
+
+def test_capitals_are_read_and_a_scan_that_is_there_twice_is_named(folder):
+    plain = data.load("volumes", folder)
+    for file in ("scan1.nii.gz", "scan1_seg.nii.gz"):
+        (folder / file).rename(folder / file.replace("nii.gz", "NII.GZ").replace("seg", "SEG"))
+    assert np.array_equal(data.load("volumes", folder).train.images, plain.train.images)
+    nib.save(nib.load(folder / "scan2.nii.gz"), folder / "scan2.nii")
+    with pytest.raises(DataError, match="scan2.nii and scan2.nii.gz in .* are the same scan by name"):
+        data.load("volumes", folder)
 
 
 def test_real_volumes_look_like_the_real_slices(real_data):

@@ -21,7 +21,10 @@ class UnreadableError(DataError):
 
 
 class Files:
-    """The files below a folder or inside a zip: `names` (relative, sorted, without macOS litter) and `read`."""
+    """The files below a folder or inside a zip: `names` (relative, sorted, without macOS litter) and `read`.
+
+    Names have plain slashes, also where a zip's begin with ./ or have those of Windows.
+    """
 
     def __init__(self, path):
         self.path, self.digests = Path(path), {}
@@ -35,15 +38,16 @@ class Files:
             except (zipfile.BadZipFile, OSError) as error:
                 raise DataError(f"{self.path.name} is not a folder and not a whole zip file ({error}). Was the "
                                 "download cut short? Download it again, or give the unpacked folder.") from error
-            members = [info for info in self.zip.infolist() if not info.is_dir()]
-            check_archive(self.path, {info.filename: info.file_size for info in members})
-            names = [info.filename for info in members]
+            members = {info.filename.replace("\\", "/"): info for info in self.zip.infolist()}
+            check_archive(self.path, {name: info.file_size for name, info in members.items()})
+            self.members = {str(PurePosixPath(name)): info for name, info in members.items() if name[-1:] != "/"}
+            names = self.members
         self.names = sorted(n for n in names if not is_litter(n))
 
     def read(self, name):
         """Bytes of one file."""
         try:
-            content = self.zip.read(name) if self.zip else (self.path / name).read_bytes()
+            content = self.zip.read(self.members[name]) if self.zip else (self.path / name).read_bytes()
         except (OSError, zipfile.BadZipFile, zipfile.zlib.error, EOFError, RuntimeError) as error:
             raise UnreadableError(f"{name} in {self.path.name} cannot be read ({error}). "
                                   "Copy or download it again.") from error

@@ -15,7 +15,7 @@ FRAME = 256  # pixels of 1 mm
 SPACING = 2.0  # mm between slices
 FEWEST = 100  # labelled voxels
 LARGEST, LARGEST_MM = 1024, 512  # voxels, mm along an axis
-NAME = re.compile(r"(.+?)(_seg)?(\.nii\.gz|\.nii|\.hdr)")
+NAME = re.compile(r"(.+?)(_seg)?\.(nii\.gz|nii|hdr|img)", re.IGNORECASE)
 
 
 def load(path=None, size=None, limit=None, seed=0):
@@ -33,12 +33,20 @@ def load(path=None, size=None, limit=None, seed=0):
 
 
 def find_pairs(folder):
-    """{name: (volume file, label file)} of a folder; DataError where one lacks the other."""
+    """{name: (volume file, label file)} of a folder; DataError where one lacks the other, or is there twice."""
     found = {"": {}, "_seg": {}}
     for file in sorted(folder.iterdir()):
         match = NAME.fullmatch(file.name)
-        if match and not file.name.startswith("."):
-            found[match[2] or ""][match[1]] = file
+        if not match or file.name.startswith("."):
+            continue
+        if match[3].lower() == "img":  # read with its header
+            if not any(file.with_suffix(ending).exists() for ending in (".hdr", ".HDR")):
+                raise DataError(f"{file.name} needs its header beside it, {file.stem}.hdr. Copy it there, or remove "
+                                f"{file.name}.")
+            continue
+        other = found[(match[2] or "").lower()].setdefault(match[1], file)
+        if other != file:
+            raise DataError(f"{other.name} and {file.name} in {folder.name} are the same scan by name: remove one.")
     alone = [found[kind][name].name for kind, other in (("", "_seg"), ("_seg", ""))
              for name in found[kind].keys() - found[other].keys()]
     if alone or not found[""]:
