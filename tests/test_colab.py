@@ -78,6 +78,10 @@ def test_a_path_still_holds_after_going_to_the_project(project, google, tmp_path
     variables = run_set_up(tmp_path, str(project), monkeypatch, DATA="slices.zip", SCAN="not/here.nii", START="earlier")
     assert Path(variables["DATA"]).read_bytes() == b"zip" and variables["SCAN"] == "not/here.nii"
     assert Path(variables["START"]).is_dir()
+    variables["DATA"] = "slices.zip"  # everything is run once more, in the folder to which it went
+    for cell in PROJECT:
+        exec(cell, variables)
+    assert Path(variables["DATA"]).read_bytes() == b"zip"
 
 
 def test_a_project_is_uploaded_where_no_address_is_given(project, google, tmp_path, monkeypatch):
