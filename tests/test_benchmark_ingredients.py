@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from keras import layers
-from test_train import toy  # noqa: F401
+from test_train import tiny, toy  # noqa: F401
 
 from helpers import model, train
 from helpers.data import DataError
@@ -77,10 +77,8 @@ def test_losses_against_each_other():
 def few(others):
     """In the place of `variants`: a small network, alone and with other arguments of `train.fit`."""
     def variants(shape, n_labels, start=""):
-        def build():
-            return model.improved_unet(shape, n_labels, filters=4, levels=2)
         started = {ingredients.STARTED: {"start": start}} if start else {}
-        return {name: (build, options) for name, options in ({ingredients.REFERENCE: {}} | others | started).items()}
+        return {name: (tiny, options) for name, options in ({ingredients.REFERENCE: {}} | others | started).items()}
     return variants
 
 
