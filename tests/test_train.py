@@ -28,7 +28,7 @@ def small(dropout=0.0):
 
 
 def tiny(dropout=0.0, filters=32):
-    """Two convolutions, where any network does: TensorFlow compiles them ten times as fast."""
+    """Two convolutions, where any network does: they compile several times as fast."""
     keras.utils.set_random_seed(0)
     image = keras.Input((32, 32, 1), dtype="uint8")
     x = keras.layers.Conv2D(filters, 1, activation="relu")(model.standardise(image))
