@@ -228,6 +228,11 @@ def resize(picture, size):
     return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.NEAREST))
 
 
+def has_bright_background(image):
+    """Whether most of an image (H, W, C) is bright, as under a light microscope, and not dark."""
+    return bool(np.median(image) > 127)
+
+
 def split_subjects(subjects, seed, looks=None, shares=(0.1, 0.2)):
     """{split: set of subjects}: shares of them, at least one each, for validation and test, drawn with `seed`.
 

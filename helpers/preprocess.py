@@ -4,6 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from helpers.backend import keras
+from helpers.data import has_bright_background
 
 FLIP = 0.5  # chance of a mirror image, along each axis of the task
 ROTATION = 10  # degrees, standard deviation
@@ -18,22 +19,26 @@ class Batches(keras.utils.PyDataset):
     """Batches of (images (B, H, W, C), labels (B, H, W)), both uint8, for `keras.Model.fit`.
 
     `shuffle` puts slices in a new order each epoch and leaves a short last batch out; `augment`, unless None, changes
-    each at random, and is the share of slices that `augment` below also moves. Every batch has a random generator of
-    its own, made from seed, epoch and position, so threads cannot change the result.
+    each at random, and is the share of slices that `augment` below also moves; `oversample` is how often an epoch has
+    each picture of the rarer background. Every batch has a random generator of its own, made from seed, epoch and
+    position, so threads cannot change the result.
     """
 
-    def __init__(self, split, batch_size, augment=None, shuffle=False, seed=0, **options):
+    def __init__(self, split, batch_size, augment=None, shuffle=False, seed=0, oversample=1, **options):
         super().__init__(**options)
         self.split, self.batch_size, self.augment, self.shuffle = split, batch_size, augment, shuffle
         self.seed, self.epoch = seed, 0
+        self.order = np.arange(len(split))
+        if oversample > 1:
+            self.order = self.order.repeat(np.where(rarer_background(split.images), oversample, 1))
 
     def __len__(self):
         # a short last batch would make the compiled training step again, and weigh its few slices more
-        n = len(self.split) / self.batch_size
+        n = len(self.order) / self.batch_size
         return max(1, int(n)) if self.shuffle else int(np.ceil(n))
 
     def __getitem__(self, index):
-        order = np.arange(len(self.split))
+        order = self.order
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         chosen = order[index * self.batch_size:(index + 1) * self.batch_size]
@@ -46,6 +51,15 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_end(self):
         """Let the next epoch shuffle and augment differently."""
         self.epoch += 1
+
+
+def rarer_background(images):
+    """Which images (N, H, W, C) have the background, bright or dark, that fewer of them have: (N,) of True or False.
+
+    Such as stained tissue among fluorescing cells: few, and hard. Where all are alike, as heads are, none is rarer.
+    """
+    bright = np.array([has_bright_background(image) for image in images])
+    return bright if bright.mean() < 0.5 else ~bright
 
 
 def augment(images, labels, rng, mirrors, moved):

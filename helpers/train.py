@@ -76,14 +76,15 @@ def schedule(steps, learning_rate, warm_up=0.05):
 
 
 def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight_decay=1e-4, seed=0,
-        loss=dice_and_cross_entropy, augment=0.7, average=0.0, start=None, callbacks=()):
+        loss=dice_and_cross_entropy, augment=0.7, average=0.0, start=None, oversample=1, callbacks=()):
     """Train on `dataset.train`, keep the epoch whose worst label has the best validation Dice, return the history.
 
     `loss` is a function of labels (B, H, W) and probabilities (B, H, W, L), or the name of one of Keras's; `augment`
     is the share of training slices that are turned, scaled and shifted, besides the mirror images and other greys of
     all, or None to change none; `average` above 0 validates and keeps a running average of the weights, which forgets
     all but this share of itself at each step (EMA); `start` is the folder of another run of such a network, whose best
-    weights this one starts from (transfer learning); `callbacks` are called after this function's own.
+    weights this one starts from (transfer learning); `oversample` above 1 shows pictures of the rarer background,
+    bright or dark, so many times an epoch; `callbacks` are called after this function's own.
 
     Everything lands in the folder `run`: best weights and their score, `history.csv`, `settings.json`. Called again
     with the same settings, a stopped run goes on after its last whole epoch and a finished one, which a callback may
@@ -92,7 +93,7 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
     when training is interrupted (Jupyter's stop button, Ctrl-C) after its first epoch.
     """
     run = Path(run)
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("oversample", oversample)):
         if value < 1:
             raise RunError(f"{name} is {value}; it must be 1 or more.")
     if augment is not None and not 0 <= augment <= 1:
@@ -102,7 +103,8 @@ def fit(network, dataset, epochs, run, batch_size=16, learning_rate=3e-3, weight
                 "data": fingerprint(dataset.train, dataset.validation), "slices": len(dataset.train),
                 "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
                 "weight_decay": weight_decay, "seed": seed, "loss": getattr(loss, "__name__", loss),
-                "augment": augment, "average": average, "start": Path(start).name if start else None}
+                "augment": augment, "average": average, "start": Path(start).name if start else None,
+                "oversample": oversample if oversample > 1 else None}  # as in settings of runs from before it
     UNTRAINED.setdefault(network, [keras.ops.convert_to_numpy(v) for v in network.variables])
     history = reopen(run, settings)
     if history.empty:
@@ -125,7 +127,7 @@ def train_rest(network, dataset, run, settings, history, loss, more):
     """Train the epochs of `settings` that `history` lacks, or as many as come before an interruption."""
     batch_size, epochs = min(settings["batch_size"], len(dataset.train)), settings["epochs"]
     training = Batches(dataset.train, batch_size, augment=settings["augment"], shuffle=True, seed=settings["seed"],
-                       workers=min(4, os.cpu_count() or 1))
+                       oversample=settings["oversample"] or 1, workers=min(4, os.cpu_count() or 1))
     training.epoch = len(history)
     names = [label.name for label in dataset.task.labels]
     averaging = {"use_ema": True, "ema_momentum": settings["average"]} if settings["average"] else {}

@@ -118,3 +118,23 @@ def test_batches_cover_an_epoch_and_shuffle_the_next():
     shuffled = preprocess.Batches(whole, 3, shuffle=True, seed=5)
     images = np.concatenate([shuffled[i][0] for i in range(2)])
     assert not np.array_equal(images, whole.images) and np.array_equal(np.sort(images, 0), whole.images)
+
+
+@pytest.mark.parametrize("common", [0, 255])
+def test_pictures_of_the_rarer_background_are_shown_more_often(common):
+    whole = split("train", list("abcdefg"))
+    whole.images[:] = common
+    whole.images[[2, 5]] = 255 - common
+    whole.images[:, 0, 0, 0] = np.arange(7)  # tells them apart, and leaves the median alone
+    batches = preprocess.Batches(whole, 3, shuffle=True, seed=1, oversample=4)
+    assert len(batches) == (5 + 2 * 4) // 3
+    seen = np.concatenate([preprocess.Batches(whole, 3, oversample=4)[i][0][:, 0, 0, 0] for i in range(5)])
+    assert np.array_equal(np.bincount(seen), [1, 1, 4, 1, 1, 4, 1])
+    shown = np.concatenate([batches[i][0][:, 0, 0, 0] for i in range(4)])
+    assert (np.bincount(shown, minlength=7) <= [1, 1, 4, 1, 1, 4, 1]).all() and len(shown) == 12
+    assert len(preprocess.Batches(whole, 3)) == 3  # not unless asked for
+
+
+def test_where_all_backgrounds_are_alike_none_is_rarer():
+    assert not preprocess.rarer_background(np.zeros((4, 8, 8, 1), np.uint8)).any()
+    assert not preprocess.rarer_background(np.full((4, 8, 8, 3), 255, np.uint8)).any()

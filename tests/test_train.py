@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -166,6 +167,18 @@ def test_a_run_starts_at_the_best_weights_of_another(toy, tmp_path, capsys):
         train.fit(net, toy, 1, tmp_path / "second", **options)
 
 
+def test_pictures_of_the_rarer_background_are_trained_on_more_often(toy, tmp_path):
+    images = toy.train.images // 2  # all dark
+    images[:2] = 255
+    mixed = replace(toy, train=replace(toy.train, images=images))
+    for oversample, shown in ((1, len(images)), (3, len(images) + 4)):
+        net = tiny()
+        train.fit(net, mixed, 1, tmp_path / str(oversample), batch_size=2, oversample=oversample)
+        assert int(net.optimizer.iterations) == shown // 2
+    with pytest.raises(train.RunError, match=r"oversample 3 \(now None\)"):
+        train.fit(net, mixed, 1, tmp_path / "3", batch_size=2)
+
+
 def test_a_start_that_does_not_fit_is_said_before_anything_is_written(toy, tmp_path):
     train.fit(tiny(), toy, 1, tmp_path / "first", batch_size=16)
     wide = tiny(filters=12)
@@ -241,7 +254,8 @@ def test_a_finished_run_is_read_back_and_another_is_refused(toy, tmp_path, capsy
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["epochs"] == 1
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"augment": 1.5}, {"augment": -1}])
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"oversample": 0}, {"augment": 1.5},
+                                   {"augment": -1}])
 def test_settings_that_make_no_sense_are_refused(wrong, toy, tmp_path):
     with pytest.raises(train.RunError, match=f"{next(iter(wrong))} is .*; it must be"):
         train.fit(tiny(), toy, run=tmp_path / "run", **{"epochs": 1} | wrong)

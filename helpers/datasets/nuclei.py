@@ -4,7 +4,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from helpers.data import DataError, Dataset, Label, Split, Task, evenly, resize, split_subjects
+from helpers.data import (DataError, Dataset, Label, Split, Task, evenly, has_bright_background, resize,
+                          split_subjects)
 from helpers.datasets.files import Files, in_parallel, read_picture
 
 LABELS = (Label("background", 0, "#000000"), Label("nuclei", 255, "#56B4E9"))
@@ -19,7 +20,7 @@ def load(path=None, size=None, limit=None, seed=0):
     files = Files(path)
     found = find_pictures(files)
     read = dict(zip(found, in_parallel(lambda item: read_one(files, item[0], *item[1], size or SIDE), found.items())))
-    looks = {name: bool(np.median(image) > 127) for name, (image, _) in read.items()}  # bright or dark background
+    looks = {name: has_bright_background(image) for name, (image, _) in read.items()}
     task = Task("nuclei (2018 Data Science Bowl)", LABELS, f"{files.path.name}, split by picture and background",
                 mirrors=(1, 2))
     splits = []
