@@ -19,7 +19,7 @@ from helpers.backend import keras  # noqa: E402
 
 REFERENCE = "Improved U-Net"
 STARTED = "starting from another run (START)"
-DROPOUT = 0.1  # the notebook's; all else of the whole recipe is what `train.fit` does unasked
+DROPOUT = 0.1  # the notebook's for practice brains; all else of the whole recipe is what `train.fit` does unasked
 GENTLE = 1e-3  # learning rate of networks without normalisation: a second change in those rows, not a measured need
 CROSS_ENTROPY = "sparse_categorical_crossentropy"  # Keras's name
 

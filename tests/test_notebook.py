@@ -1,5 +1,6 @@
 """The committed notebook as a reader meets it on GitHub."""
 
+import ast
 import json
 import os
 import re
@@ -63,14 +64,64 @@ def settled(**given):
     return variables
 
 
+@pytest.fixture(params=[None, "some GPU"])
+def machine(request, tmp_path, monkeypatch):
+    """A machine without a GPU, then one with, on which the notebook is run in full; the GPU's name."""
+    monkeypatch.setattr(backend, "gpu", lambda: (request.param, (0, 0)))
+    monkeypatch.delenv("QUICK", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return request.param
+
+
+@pytest.mark.parametrize("dataset, on_cpu, on_gpu, recipe", [
+    ("practice", "128px-640slices-8epochs-batch8", "256px-allslices-30epochs-batch16", "lr0.003 augment0.0-dropout0.1"),
+    ("varied", "128px-640slices-8epochs-batch8", "256px-allslices-30epochs-batch16", "lr0.003 augment0.7-dropout0.1"),
+    ("oasis", "128px-640slices-8epochs-batch8", "256px-allslices-30epochs-batch16", "lr0.003 augment0.0-dropout0.0"),
+    ("volumes", "128px-640slices-24epochs-batch8", "256px-allslices-24epochs-batch8", "lr0.003 augment0.0-dropout0.0"),
+    ("lgg", "128px-640slices-24epochs-batch8", "256px-allslices-24epochs-batch8", "lr0.003 augment0.7-dropout0.0"),
+    ("nuclei", "128px-640slices-37epochs-batch4", "128px-allslices-37epochs-batch4",
+     "lr0.002 augment0.7-dropout0.0 oversample3"),
+])
+def test_what_is_left_automatic_is_the_recipe_of_the_data_set(dataset, on_cpu, on_gpu, recipe, machine):
+    run = settled(DATASET=dataset)["RUN"].name
+    assert run.startswith(f"{dataset}-{on_gpu if machine else on_cpu}-")
+    assert all(part in run for part in recipe.split()) and ("oversample" in run) == ("oversample" in recipe)
+
+
+def test_what_is_set_is_kept_even_if_it_is_zero(machine):
+    run = settled(DATASET="nuclei", AUGMENT=0, DROPOUT=0.2, OVERSAMPLE=1, LEARNING_RATE=0.01)["RUN"].name
+    assert run.endswith("lr0.01-filters16-augment0.0-dropout0.2-seed0")
+    assert settled(DATASET="practice", DROPOUT=0)["RUN"].name.endswith("dropout0.0-seed0")
+
+
+def test_every_start_in_the_readme_is_the_run_of_a_command_before_it_in_its_block(machine):
+    readme = (FILE.parent / "README.md").read_text()
+    everywhere, starts = set(), []
+    for block in re.findall(r"```bash\n(.*?)```", readme, re.DOTALL):
+        runs = set()
+        for command in re.findall(r"papermill OASIS_Improved_UNet\.ipynb \S+ (-p .+)$", block, re.MULTILINE):
+            given = {name: ast.literal_eval(value) if re.fullmatch(r"True|False|[\d.]+", value) else value
+                     for name, value in re.findall(r"-p (\w+) (\S+)", command) if name != "SCAN"}
+            if "START" in given:
+                starts.append(given["START"])
+                assert starts[-1] in runs
+                Path(starts[-1]).mkdir(parents=True, exist_ok=True)
+            runs.add(str(settled(**given)["RUN"]))
+        everywhere |= runs
+    assert len(starts) >= 4
+    assert set(re.findall(r"--start (\S+)", readme)) <= everywhere
+
+
 @pytest.mark.parametrize("given, complaint", [
     ({"PLAIN": "false"}, "PLAIN is 'false'; it must be True or False"),
     ({"MIRROR": 1}, "MIRROR is 1; it must be True or False"),
     ({"ENSEMBLE": 2.0}, "ENSEMBLE is 2.0; it must be a whole number, 1 or more"),
     ({"SIZE": "128"}, "SIZE is '128'; it must be a whole number, 0 or more"),
     ({"FILTERS": 0, "EPOCHS": 2.5}, "EPOCHS is 2.5; .*FILTERS is 0; it must be a whole number, 1 or more"),
-    ({"DROPOUT": 1.5}, "DROPOUT is 1.5; it must be a number from 0 to 0.95"),
-    ({"AUGMENT": "no"}, "AUGMENT is 'no'; it must be a number from -1 to 1"),
+    ({"DROPOUT": 1.5}, "DROPOUT is 1.5; it must be a number from 0 to 0.95, or -1 for automatic"),
+    ({"AUGMENT": "no"}, "AUGMENT is 'no'; it must be a number from 0 to 1, or -1 for automatic"),
+    ({"AUGMENT": -0.3}, "AUGMENT is -0.3; it must be"),
+    ({"LEARNING_RATE": 1e-9, "OVERSAMPLE": -1}, "OVERSAMPLE is -1; .*LEARNING_RATE is 1e-09; .* or 0 for automatic"),
     ({"SIZE": 100}, "SIZE is 100; it must be a multiple of 16"),
     ({"SCAN": "."}, "SCAN is the folder ."),
     ({"DATASET": "lgg", "SCAN": "here.NII"}, "Nothing is at here.NII"),
