@@ -1,14 +1,17 @@
 """Segment brain slices with an Improved U-Net: the modules, in the order data flows through them.
 
-data        Split, Dataset, DataError, the checks every set must pass, load(name, path, ...)
-datasets/   one module per source: practice, varied, oasis (course slices, discs), volumes, lgg, nuclei
+recipe      Recipe: every option, checked before anything is loaded
+data        Split, Dataset, Task, Box: the types, and the checks every data set passes
+datasets/   load(recipe); one module per source: practice, varied, oasis, discs, volumes, lgg, nuclei; files
 backend     Keras without start-up chatter; seeds, device and precision
-preprocess  Dataset -> augmented batches, uint8 all the way
+preprocess  a split -> augmented batches, uint8 all the way
 model       the blocks, improved_unet(), unet()
-train       loss, precision, schedule, fit with resume
-evaluate    predictions -> Dice and its relatives per label, subject and image; uncertainty; the verdict
+train       loss, metric, learning rate, one line per epoch
+run         Run: a folder in which a network is trained; a stopped run goes on where it was
+predict     Predictor: images in, labels out, in their own frame
+evaluate    Scores and Verdict: Dice and its relatives per label, subject and image
 show        every figure
-predict     a trained network on a scan of your own
-play        slice browser, live curves, scan picker
+scan        a scan of your own -> a mask on its own grid; python -m helpers.scan
+play        slice browser
 colab       what Colab needs beyond a plain Jupyter
 """

@@ -1,5 +1,6 @@
 """Keras on whichever backend is installed: imported quietly, seeded, in the precision that suits the device."""
 
+import logging
 import os
 import platform
 import sys
@@ -24,6 +25,7 @@ def import_quietly():
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of compiling for slices of another size
     return keras
 
 
@@ -31,16 +33,25 @@ keras = import_quietly()
 
 
 def set_up(seed=0, precision=None):
-    """Seed everything, choose the precision for this device and say both. Call before building a network."""
+    """Seed everything, choose the precision that suits this device, and print both with the versions."""
     keras.utils.set_random_seed(seed)
     device, best = device_and_precision()
     keras.mixed_precision.set_dtype_policy(precision or best)
-    backend = keras.config.backend()
-    version = getattr(sys.modules.get(backend), "__version__", "")
-    print(f"Python {platform.python_version()}, Keras {keras.__version__} on {backend} {version}, device: {device}, "
-          f"precision: {precision or best}, seed: {seed}")
+    print(f"Python {platform.python_version()}, Keras {keras.__version__} on {version()}, device: {device}, "
+          f"precision: {precision or best}")
     if device == "CPU":
         print("No GPU found: training is sized for a processor. In Colab: Runtime > Change runtime type > T4 GPU.")
+
+
+def version():
+    """Name and version of the backend that Keras runs on."""
+    backend = keras.config.backend()
+    return f"{backend} {getattr(sys.modules.get(backend), '__version__', '')}".strip()
+
+
+def has_gpu():
+    """Whether Keras will use a GPU."""
+    return gpu()[0] is not None
 
 
 def device_and_precision():

@@ -1,47 +1,39 @@
-"""What Colab needs beyond a plain Jupyter: missing packages, Google Drive, a zip copied near once.
-
-Outside Colab only `install_missing` does anything, and `write_address`, for whoever publishes the repository.
-"""
+"""What Colab needs beyond a plain Jupyter: a missing package, Google Drive, an archive copied near once."""
 
 import importlib
-import importlib.metadata
-import re
+import importlib.util
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-REQUIREMENTS = Path(__file__).parent.parent / "requirements.txt"
-NOT_NEEDED = "# Not needed in Colab"  # heading in requirements.txt
+from helpers.recipe import UserError
+
+MISSING = {"nilearn": "nilearn==0.13.1"}  # what Colab lacks, in the version that fits what it has
+PACKAGES = ("numpy", "pandas", "scipy", "PIL", "nibabel", "nilearn", "matplotlib", "ipywidgets")
 DRIVE = Path("/content/drive")
+NEAR = Path("runs/data")  # copies of archives that lie on Drive
 
 
-def install_missing(requirements=REQUIREMENTS):
-    """Install what the notebook needs and this machine lacks, and change nothing that is there; names of the former.
+class SetUpError(UserError):
+    """Something that the notebook needs is not there: the message says what to do."""
 
-    Versions of all that is installed are handed to pip as constraints, so that it takes packages that fit them.
+
+def set_up(here, *paths):
+    """Install what is missing in Colab, mount Drive if a path lies on it, and return the paths, ready to use.
+
+    Relative paths are meant from `here`, also after the project was fetched into another folder; an archive on Drive
+    is copied to this machine. SetUpError says what could not be had.
     """
-    lines = requirements.read_text().partition(NOT_NEEDED)[0].splitlines()
-    wanted = [line.partition("#")[0].strip() for line in lines]
-    missing = [line for line in wanted if line and not any(importlib.metadata.distributions(
-        name=re.match(r"[\w.-]+", line)[0]))]
-    if missing:
-        names = {found.name for found in importlib.metadata.distributions()} - {None}
-        there = sorted({f"{name}=={importlib.metadata.version(name)}" for name in names})  # the copy that is imported
-        with tempfile.TemporaryDirectory() as folder:
-            constraints = Path(folder) / "installed.txt"
-            constraints.write_text("\n".join(there))
-            pip(["install", "--quiet", *missing, "--constraint", str(constraints)])
-        importlib.invalidate_caches()
-    return missing
-
-
-def pip(words):
-    """Run this Python's pip; RuntimeError with what it said if it fails."""
-    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"pip {' '.join(words)} failed:\n{done.stderr.strip()[-2000:]}")
+    if in_colab():
+        wanted = [pin for name, pin in MISSING.items() if importlib.util.find_spec(name) is None]
+        if wanted:
+            install(wanted)
+    check_packages()
+    if any(path and Path(path).is_relative_to(DRIVE) for path in paths) and not (DRIVE / "MyDrive").exists():
+        mount()
+    moved = Path(here) != Path.cwd()
+    return [str(local_copy(Path(here) / path if moved else path)) if path else path for path in paths]
 
 
 def in_colab():
@@ -49,54 +41,56 @@ def in_colab():
     return "google.colab" in sys.modules
 
 
+def install(pins):
+    """Install packages by this Python's pip."""
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *pins], capture_output=True, text=True)
+    if done.returncode:
+        raise SetUpError(f"pip could not install {' '.join(pins)}: {done.stderr.strip()[-500:]}")
+    importlib.invalidate_caches()
+
+
+def check_packages(names=PACKAGES):
+    """SetUpError where a package is missing, or does not fit the others."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise SetUpError(f"{error}. Install what the notebook needs: pip install -r requirements.txt") from None
+        except (ImportError, ValueError, AttributeError) as error:  # numpy of another version than it was built for
+            raise SetUpError(f"{name} does not fit the packages beside it ({error}). In Colab: Runtime > Disconnect and "
+                             "delete runtime, then run all. Elsewhere: make a new environment.") from None
+
+
 def mount():
-    """Mount Google Drive (Colab asks for leave) and return the folder of one's own files; RuntimeError elsewhere."""
+    """Mount Google Drive; Colab asks for leave."""
     if not in_colab():
-        raise RuntimeError("DRIVE is for Colab, which alone can mount Google Drive: set it to False.")
-    importlib.import_module("google.colab.drive").mount(str(DRIVE))
-    return DRIVE / "MyDrive"
+        raise SetUpError(f"{DRIVE} is Google Drive in Colab, and this is not Colab: give a path on this machine.")
+    try:
+        importlib.import_module("google.colab.drive").mount(str(DRIVE))
+    except Exception as error:  # Colab raises ValueError, MessageError and others
+        raise SetUpError(f"Google Drive could not be mounted ({error}). Run this cell again and allow it, or put the "
+                         "zip into Colab's file pane and give its path, such as /content/slices.zip.") from None
 
 
-def near(path, folder=Path("data")):
+def local_copy(path, folder=None):
     """An archive that lies on Drive, copied to this machine once, whole; anything else as it is.
 
     Reading thousands of small files through Drive takes minutes, copying their zip seconds.
     """
-    path = Path(path)
-    if not (path.is_relative_to(DRIVE) and path.is_file()):
+    path, folder = Path(path), folder or NEAR
+    if not (path.is_relative_to(DRIVE) and path.suffix.lower() == ".zip"):
         return path
     copy = folder / path.name
-    there, here = path.stat(), copy.stat() if copy.exists() else None
-    if here is None or (here.st_size, here.st_mtime) != (there.st_size, there.st_mtime):
-        folder.mkdir(parents=True, exist_ok=True)
-        part = copy.with_name(copy.name + ".part")
-        shutil.copy2(path, part)
-        part.replace(copy)
+    try:
+        there, here = path.stat(), copy.stat() if copy.exists() else None
+        if here is None or (here.st_size, here.st_mtime) != (there.st_size, there.st_mtime):
+            folder.mkdir(parents=True, exist_ok=True)
+            part = copy.with_name(f"part-{copy.name}")
+            shutil.copy2(path, part)
+            part.replace(copy)
+    except FileNotFoundError:
+        raise SetUpError(f"Nothing is at {path}. Check its name in Drive; MyDrive is written in one word.") from None
+    except OSError as error:
+        raise SetUpError(f"{path.name} could not be copied from Drive ({error}). Run this again, or put the zip into "
+                         "Colab's file pane and give its path.") from None
     return copy
-
-
-def write_address(address, root=REQUIREMENTS.parent):
-    """Write the repository's address where it is needed: badge and `PROJECT` in the notebook, badge in the README.
-
-    `address` is https://github.com/OWNER/NAME. Commit what this changes.
-    """
-    match = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?", address)
-    if not match:
-        raise SystemExit(f"{address} is not like https://github.com/OWNER/NAME.")
-    badge = (f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-             f"(https://colab.research.google.com/github/{match[1]}/blob/main/OASIS_Improved_UNet.ipynb)")
-    old = r"<!-- badge -->(\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\))?"
-    texts = {name: (root / name).read_text() for name in ("README.md", "OASIS_Improved_UNet.ipynb")}
-    for name, mark, text in (("README.md", old, f"<!-- badge -->{badge}"),
-                             ("OASIS_Improved_UNet.ipynb", old, f"<!-- badge -->{badge}"),
-                             ("OASIS_Improved_UNet.ipynb", r'PROJECT = \\".*?\\"',
-                              rf'PROJECT = \"https://github.com/{match[1]}\"')):
-        texts[name], places = re.subn(mark, lambda _, text=text: text, texts[name])
-        if places != 1:
-            raise SystemExit(f"{name} has {places} places for {text[:20]}; expected one. Nothing was changed.")
-    for name, text in texts.items():
-        (root / name).write_text(text)
-
-
-if __name__ == "__main__":
-    write_address(sys.argv[1] if len(sys.argv) == 2 else "")

@@ -1,50 +1,41 @@
-"""The data type everything speaks, the checks every data set passes, and `load`."""
+"""The types everything speaks, Split, Dataset, Task and Box, and the checks every data set passes."""
 
-import hashlib
 import html
-import importlib
-import json
-import os
-import time
-from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
-from numbers import Integral
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-CACHE = Path("runs/cache")
-MONTH = 30 * 24 * 3600  # seconds
-PARTS = ("images", "labels", "subjects")
-SOURCES = ("practice", "varied", "oasis", "volumes", "lgg", "nuclei")  # modules of helpers.datasets
+from helpers.recipe import MULTIPLE, UserError
+
+GOLDEN = (5**0.5 - 1) / 2
+PARTS = ("images", "labels", "subjects", "positions")
 
 
-class DataError(Exception):
+class DataError(UserError):
     """Something is wrong with the data given: the message names the file and says what to do."""
 
 
-class Captioned:
-    """Shown, in a notebook and in print, as a table under a caption; heirs say both in `captioned()`."""
+class Shown:
+    """Shown, in a notebook and in print, as a table under a caption; subclasses define both in `as_table()`."""
 
     def __repr__(self):
-        caption, table = self.captioned()
+        caption, table = self.as_table()
         return f"{caption}\n{table.to_string()}"
 
     def _repr_html_(self):
-        caption, table = self.captioned()
+        caption, table = self.as_table()
         return f"<p><b>{html.escape(caption)}</b></p>{table.to_html()}"
 
 
 @dataclass(frozen=True, repr=False)
-class Table(Captioned):
+class Table(Shown):
     """A table and what it shows."""
 
     caption: str
     table: pd.DataFrame
 
-    def captioned(self):
+    def as_table(self):
         """The two, as they are."""
         return self.caption, self.table
 
@@ -80,16 +71,114 @@ class Task:
     origin: str
     mirrors: tuple[int, ...] = (1,)
 
+    @classmethod
+    def of(cls, parts):
+        """The task that `dataclasses.astuple` took apart, also after JSON."""
+        title, labels, origin, mirrors = parts
+        return cls(title, tuple(Label(*label) for label in labels), origin, tuple(mirrors))
+
+    @property
+    def names(self):
+        """The labels' names, background first."""
+        return [label.name for label in self.labels]
+
+    @property
+    def any_orientation(self):
+        """Whether pictures have no natural orientation (cells): mirror images are natural along both axes."""
+        return len(self.mirrors) == 2
+
+
+@dataclass(frozen=True)
+class Box:
+    """The part of a frame in which anything is ever seen, in pixels; height and width are multiples of 16.
+
+    Networks see the box only; outside it is background. It may reach beyond a frame that is no multiple of 16.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def around(cls, seen):
+        """The smallest box around the True pixels of `seen` (H, W), inside the frame where it fits."""
+        sides = []
+        for axis, length in enumerate(seen.shape):
+            found = np.flatnonzero(seen.any(1 - axis))
+            first, end = (found[0], found[-1] + 1) if len(found) else (0, length)
+            size = -(-(end - first) // MULTIPLE) * MULTIPLE
+            start = (first + end - size) // 2
+            sides.append((int(np.clip(start, 0, length - size)) if size <= length else (length - size) // 2, int(size)))
+        (top, height), (left, width) = sides
+        return cls(top, left, height, width)
+
+    @property
+    def shape(self):
+        """(height, width)."""
+        return self.height, self.width
+
+    def holds(self, other):
+        """Whether another box lies inside this one."""
+        return (self.top <= other.top and other.top + other.height <= self.top + self.height
+                and self.left <= other.left and other.left + other.width <= self.left + self.width)
+
+    def cut(self, pictures):
+        """The box of pictures (N, H, W, ...): (N, height, width, ...), zeros where it reaches beyond the frame."""
+        ours, frames = self.overlap(*pictures.shape[1:3])
+        if frames == ours:
+            return pictures[:, ours[0], ours[1]]
+        cut = np.zeros((len(pictures), *self.shape, *pictures.shape[3:]), pictures.dtype)
+        cut[:, ours[0], ours[1]] = pictures[:, frames[0], frames[1]]
+        return cut
+
+    def paste(self, parts, frame):
+        """What lies in the box, (N, height, width, ...), brought back into frames (N, H, W, ...) of zeros."""
+        ours, frames = self.overlap(*frame)
+        whole = np.zeros((len(parts), *frame, *parts.shape[3:]), parts.dtype)
+        whole[:, frames[0], frames[1]] = parts[:, ours[0], ours[1]]
+        return whole
+
+    def overlap(self, rows, columns):
+        """Where box and frame overlap: slices (rows, columns) of the box, and of the frame."""
+        sides = [(max(start, 0), min(start + size, length), start) for start, size, length in
+                 ((self.top, self.height, rows), (self.left, self.width, columns))]
+        return (tuple(slice(a - start, b - start) for a, b, start in sides), tuple(slice(a, b) for a, b, _ in sides))
+
+    def seen(self, size=None):
+        """(h, w) of what a network sees of the box: all of it, or shrunk until its longer side has `size` pixels."""
+        longer = max(self.shape)
+        if size is None or size >= longer:
+            return self.shape
+        return tuple(max(MULTIPLE, round(n * size / longer / MULTIPLE) * MULTIPLE) for n in self.shape)
+
+
+FRAME = 256  # pixels of 1 mm: the frame of OASIS, practice brains and volumes
+OASIS_BOX = Box(40, 24, 176, 208)  # nothing of any OASIS slice, image or label, lies outside (all 11,328 looked at)
+
 
 @dataclass(frozen=True)
 class Split:
-    """Slices with their labels: images uint8 (N, H, W, C), labels uint8 (N, H, W), subjects (N,) text."""
+    """Slices with their labels, in their own frame.
+
+    images uint8 (N, H, W, C), labels uint8 (N, H, W), subjects (N,) text, positions (N,) the slice's number within its
+    subject (counted where not given); `whole` is how many slices there were before thinning.
+    """
 
     name: str
     images: np.ndarray
     labels: np.ndarray
     subjects: np.ndarray
     task: Task
+    positions: np.ndarray = None
+    whole: int = None
+
+    def __post_init__(self):
+        if self.positions is None:
+            own = pd.Series(self.subjects)
+            object.__setattr__(self, "positions", own.groupby(own).cumcount().to_numpy())
+        if self.whole is None:
+            object.__setattr__(self, "whole", len(self))
 
     def __len__(self):
         return len(self.images)
@@ -112,17 +201,35 @@ class Split:
         counts = sum(np.bincount(labels.ravel(), minlength=len(self.task.labels)) for labels in self.labels)
         return counts / self.labels.size
 
+    def seen(self, box, size=None):
+        """The split as a network sees it: cut to the box and, with `size`, shrunk, images and labels alike."""
+        shape = box.seen(size)
+        images, labels = box.cut(self.images), box.cut(self.labels)
+        if shape != box.shape:
+            images = np.stack([shrink(image, shape) for image in images])
+            labels = np.stack([shrink_labels(label, shape, len(self.task.labels)) for label in labels])
+        return replace(self, images=images, labels=labels)
+
 
 @dataclass(frozen=True, repr=False)
-class Dataset(Captioned):
-    """Train, validation and test splits of one task; checked when made, so what exists is sound."""
+class Dataset(Shown):
+    """Train, validation and test splits of one task, and their box; checked when made, so what exists is sound.
+
+    `size`, where it is less than the box's longer side, is what the recipe shrinks the box to for the network.
+    """
 
     train: Split
     validation: Split
     test: Split
+    box: Box = None
+    size: int = None
 
     def __post_init__(self):
         check(self)
+        if self.box is None:
+            seen = [part.any((0, 3)) if part.ndim == 4 else part.any(0)
+                    for split in self.splits for part in (split.images, split.labels)]
+            object.__setattr__(self, "box", Box.around(np.any(seen, axis=0)))
 
     @property
     def splits(self):
@@ -136,7 +243,7 @@ class Dataset(Captioned):
 
     @property
     def image_shape(self):
-        """(H, W, C) of every image."""
+        """(H, W, C) of every image: the frame and the channels."""
         return self.train.images.shape[1:]
 
     @property
@@ -146,48 +253,19 @@ class Dataset(Captioned):
 
     def table(self):
         """One row per split: slices, subjects, and the share of pixels of each label in per cent."""
-        shares = [f"{label.name} (% of pixels)" for label in self.task.labels]
-        rows = [[len(s), s.n_subjects, *(100 * s.label_shares()).round(1)] for s in self.splits]
-        names = [s.name for s in self.splits]
-        return pd.DataFrame(rows, index=names, columns=["slices", "subjects", *shares])
+        shares = [f"{name} (% of pixels)" for name in self.task.names]
+        rows = [[len(s), s.whole, s.n_subjects, *(100 * s.label_shares()).round(1)] for s in self.splits]
+        return pd.DataFrame(rows, index=[s.name for s in self.splits],
+                            columns=["slices", "of", "subjects", *shares])
 
-    def captioned(self):
-        """Title, size and source; the table of splits."""
+    def as_table(self):
+        """Title, frame, box and source; the table of splits."""
         h, w, c = self.image_shape
-        return (f"{self.task.title}: images {h}x{w}x{c}, {self.n_labels} labels. Source: {self.task.origin}",
-                self.table())
-
-
-def load(name, path=None, size=None, limit=None, seed=0):
-    """Load a data set: `practice` or `varied` (made here, no download), `oasis`, `volumes`, `lgg` or `nuclei`.
-
-    `path` is where the data lies; `size` resizes every slice to size x size pixels (None keeps it as it
-    is); `limit` keeps at most so many slices of each split, evenly spread; `seed` fixes what is random.
-    A second call with the same data and settings reads `runs/cache`. Raises DataError, naming the file,
-    on anything that is not as it should be.
-    """
-    if name not in SOURCES:
-        raise DataError(f"There is no data set {name!r}. Choose one of: {', '.join(SOURCES)}.")
-    for what, value in (("size", size), ("limit", limit)):
-        if value is not None and not (isinstance(value, Integral) and value > 0):
-            raise DataError(f"{what} is {value!r}; it must be a whole number, 1 or more, or None.")
-    path = None if path is None else Path(path).expanduser()
-    if path is not None and not path.exists():
-        raise DataError(f"Nothing is at {path} (looked from {Path.cwd().name}/). Check DATA; "
-                        "in Colab, is Drive mounted?")
-    module = importlib.import_module(f"helpers.datasets.{name}")
-    return cached((name, state_of(path), size, limit, seed), lambda: module.load(path, size, limit, seed))
-
-
-def state_of(path):
-    """What changes when the files at a path do: name, size and time of each; and when the code that reads them does."""
-    code = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("datasets/*.[pj]*")) + [Path(__file__)]]
-    files = [] if path is None else [path.resolve()]
-    if path is not None and path.is_dir():
-        files = sorted(os.path.join(folder, name) for folder, _, inside in os.walk(files[0]) for name in inside)
-    stats = [(str(file), stat.st_size, stat.st_mtime_ns)
-             for file, stat in ((file, os.stat(file)) for file in files if os.path.isfile(file))]
-    return hashlib.sha256(repr(stats).encode() + b"".join(code)).hexdigest()
+        box, seen = self.box, self.box.seen(self.size)
+        shrunk = "" if seen == box.shape else f", shrunk to {seen[0]}x{seen[1]}; they are scored in the whole frame"
+        return (f"{self.task.title}: {c}-channel slices in a frame of {h}x{w} pixels, of which networks see rows "
+                f"{box.top} to {box.top + box.height - 1} and columns {box.left} to {box.left + box.width - 1} "
+                f"({box.height}x{box.width}{shrunk}). Source: {self.task.origin}", self.table())
 
 
 def check(dataset):
@@ -195,9 +273,10 @@ def check(dataset):
     for split in dataset.splits:
         if len(split) == 0:
             raise DataError(f"The {split.name} split of {split.task.title} is empty.")
-        if split.images.shape[:3] != split.labels.shape or len(split.subjects) != len(split):
-            raise DataError(f"In {split.name}, images {split.images.shape}, labels {split.labels.shape} and "
-                            f"subjects {split.subjects.shape} do not go together.")
+        if (split.images.shape[:3] != split.labels.shape or len(split.subjects) != len(split)
+                or len(split.positions) != len(split)):
+            raise DataError(f"In {split.name}, images {split.images.shape}, labels {split.labels.shape}, subjects "
+                            f"{split.subjects.shape} and positions {split.positions.shape} do not go together.")
         if split.images.shape[1:] != dataset.image_shape:
             raise DataError(f"Slices of {split.name} are {split.images.shape[1:]}, those of train "
                             f"{dataset.image_shape}. All must have one size.")
@@ -212,20 +291,57 @@ def check(dataset):
             seen[subject] = split.name
 
 
-def evenly(n, limit):
-    """Indices of at most `limit` of `n` things, evenly spread, in order."""
-    return np.arange(n) if limit is None or limit >= n else np.linspace(0, n - 1, limit).round().astype(int)
+def evenly(n, limit, ends=True):
+    """Indices of at most `limit` of `n` things, evenly spread, in order; without `ends`, the first and last left out."""
+    if ends:
+        return np.arange(n) if limit is None or limit >= n else np.linspace(0, n - 1, limit).round().astype(int)
+    return np.unique(np.linspace(0, n - 1, limit + 2).round().astype(int)[1:-1])
 
 
-def resize(picture, size):
-    """Resize one image (H, W) or (H, W, C) or its labels (H, W) to size x size, by the same nearest neighbour.
+def thin(subjects, slices=None, people=None):
+    """Indices of `slices` slices of `people` people (None: all), spread evenly over people and over their slices.
 
-    Every new pixel is one of the old ones. An average of greys would tell less of the label that is picked from their
-    middle, and be half a pixel off it; what that did to Dice, in one seed each, is in the README (Preprocessing).
+    `subjects` (N,) says who each slice is from, a person's slices together. From person to person the chosen positions
+    shift, so that together they cover all positions.
     """
-    if size is None or picture.shape[:2] == (size, size):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.NEAREST))
+    names = list(dict.fromkeys(np.asarray(subjects).tolist()))
+    index = np.flatnonzero(np.isin(subjects, [names[k] for k in evenly(len(names), people)]))
+    if slices is None or slices >= len(index):
+        return index
+    chosen, before = [], 0
+    for number, (_, own) in enumerate(pd.Series(index).groupby(np.asarray(subjects)[index], sort=False)):
+        share = slices * (before + len(own)) // len(index) - slices * before // len(index)
+        before += len(own)
+        shift = number * GOLDEN % 1
+        chosen += [own.iloc[int((k + shift) * len(own) / share)] for k in range(share)]
+    return np.array(chosen, int)
+
+
+def shrink(image, shape):
+    """An image (H, W, C) shrunk to `shape`: each new pixel is the mean of what it covers, rounded."""
+    area = image.shape[0] * image.shape[1]
+    return ((2 * covered(np.moveaxis(image, -1, 0), shape) + area) // (2 * area)).astype(np.uint8).transpose(1, 2, 0)
+
+
+def shrink_labels(labels, shape, n_labels):
+    """Labels (H, W) shrunk to `shape`: each new pixel has the label that covers most of it; of equals the lower."""
+    shares = covered(labels == np.arange(n_labels)[:, None, None], shape)
+    return np.argmax(shares, axis=0).astype(np.uint8)
+
+
+def covered(pictures, shape):
+    """Sums (C, h, w) of what each new pixel covers of pictures (C, H, W); one pixel covers H * W parts.
+
+    The sums are whole numbers, so that a mirror image shrinks to exactly the mirror image.
+    """
+    rows, columns = (overlaps(old, new) for old, new in zip(pictures.shape[1:], shape))
+    return rows @ pictures @ columns.T
+
+
+def overlaps(old, new):
+    """How much each of `new` pixels in a line covers of each of `old`, (new, old); one covers `old` parts."""
+    ours, theirs = np.arange(new)[:, None] * old, np.arange(old) * new
+    return np.clip(np.minimum(ours + old, theirs + new) - np.maximum(ours, theirs), 0, None).astype(float)
 
 
 def has_bright_background(image):
@@ -233,77 +349,29 @@ def has_bright_background(image):
     return bool(np.median(image) > 127)
 
 
-def split_subjects(subjects, seed, looks=None, shares=(0.1, 0.2)):
-    """{split: set of subjects}: shares of them, at least one each, for validation and test, drawn with `seed`.
+def split_subjects(subjects, seed, kinds=None, shares=(0.1, 0.2)):
+    """{split: set of subjects}: shares of them, at least one each, for validation and test, chosen with `seed`.
 
-    `looks` {subject: kind} makes every split hold the kinds in the same proportion.
+    `kinds` {subject: kind} makes every split hold the kinds in the same proportion.
     """
     rest = np.random.default_rng(seed).permutation(sorted(set(subjects))).tolist()
     if len(rest) < 3:
         raise DataError(f"There are {len(rest)} subjects ({', '.join(rest)}); three splits need at least 3.")
-    if looks:
-        rest.sort(key=looks.get)  # kind by kind, at random within: every so-manieth is then a fair sample
+    if kinds:
+        rest.sort(key=kinds.get)  # kind by kind, at random within: every k-th is then a fair sample
     counts = [max(1, round(share * len(rest))) for share in shares]
-    drawn = {"train": set()}
+    chosen = {"train": set()}
     for name, count in zip(("validation", "test"), counts):
-        drawn[name] = {rest[int((i + 0.5) * len(rest) / count)] for i in range(count)}
-        rest = [subject for subject in rest if subject not in drawn[name]]
-    return drawn | {"train": set(rest)}
+        chosen[name] = {rest[int((i + 0.5) * len(rest) / count)] for i in range(count)}
+        rest = [subject for subject in rest if subject not in chosen[name]]
+    return chosen | {"train": set(rest)}
 
 
-def split_dataset(made, task, size, limit, seed, shares):
+def split_dataset(made, task, seed, shares):
     """Dataset from {subject: (images (n, H, W), labels (n, H, W))}, split by subject."""
     splits = []
     for name, chosen in split_subjects(list(made), seed, shares=shares).items():
         images, labels = (np.concatenate([made[subject][part] for subject in sorted(chosen)]) for part in (0, 1))
         subjects = np.concatenate([[subject] * len(made[subject][0]) for subject in sorted(chosen)])
-        keep = evenly(len(images), limit)
-        images = np.stack([resize(image, size) for image in images[keep]])[..., None]
-        labels = np.stack([resize(label, size) for label in labels[keep]])
-        splits.append(Split(name, images, labels, subjects[keep], task))
+        splits.append(Split(name, images[..., None], labels, subjects, task))
     return Dataset(*splits)
-
-
-def cached(key, make):
-    """Return the Dataset that `make()` returns, from `runs/cache` if an earlier call with this `key` left it there.
-
-    The file appears under its name only when whole; one that does not read back is made again. Files that nobody
-    read for a month go.
-    """
-    file = CACHE / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
-    try:
-        with np.load(file) as arrays:
-            dataset = from_arrays(arrays)
-        with suppress(OSError):  # read-only
-            file.touch()
-        return dataset
-    except Exception:  # not there, or damaged: zip and numpy raise nearly anything on a changed byte
-        pass
-    dataset = make()
-    part = file.with_suffix(f".{os.getpid()}.part")
-    try:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            np.savez(stream, **to_arrays(dataset))
-        part.replace(file)
-        for other in [*CACHE.glob("*.npz"), *CACHE.glob("*.part")]:
-            if time.time() - other.stat().st_mtime > MONTH:
-                other.unlink()
-    except OSError:  # a full or read-only disk: the next load is slow again, nothing else is lost
-        part.unlink(missing_ok=True)
-    return dataset
-
-
-def to_arrays(dataset):
-    """A Dataset as named arrays, for `numpy.savez`."""
-    task = dataset.task
-    task = json.dumps([task.title, [astuple(label) for label in task.labels], task.origin, task.mirrors])
-    return {"task": task} | {f"{s.name} {part}": getattr(s, part) for s in dataset.splits for part in PARTS}
-
-
-def from_arrays(arrays):
-    """The Dataset that `to_arrays` took apart."""
-    title, labels, origin, mirrors = json.loads(str(arrays["task"]))
-    task = Task(title, tuple(Label(*label) for label in labels), origin, tuple(mirrors))
-    return Dataset(*(Split(name, *(arrays[f"{name} {part}"] for part in PARTS), task)
-                     for name in ("train", "validation", "test")))

@@ -1,95 +1,21 @@
-"""Predictions, and how good they are: Dice and its relatives, pooled, per subject and per image; the verdict."""
+"""How good labels are: Dice and its relatives, pooled, per subject and per image; the verdict. Sees no network."""
 
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage, stats
 
-from helpers.backend import keras
-from helpers.data import Captioned, Table
+from helpers.data import Shown, Table, evenly
 
 NEEDED = 0.9  # the task's threshold, for every label
-CHUNK = 512  # pictures whose probabilities are in memory at once
-
-
-def predict(network, images, mirrors=(), batch_size=32):
-    """Label of every pixel, uint8 (N, H, W): the most probable one. `images` is uint8 (N, H, W, C).
-
-    With `mirrors`, axes of `helpers.data.Task`, mirror images are predicted too and the probabilities averaged.
-    """
-    return np.concatenate([probabilities(network, images[at:at + CHUNK], mirrors, batch_size).argmax(-1)
-                           for at in range(0, len(images), CHUNK)]).astype(np.uint8)
-
-
-def probabilities(network, images, mirrors=(), batch_size=32):
-    """Probability of every label at every pixel, float32 (N, H, W, L), averaged over mirror images along `mirrors`."""
-    ways = list(chain.from_iterable(combinations(mirrors, n) for n in range(len(mirrors) + 1)))
-    total = 0
-    for axes in ways:
-        guess = network.predict(np.flip(images, axes), batch_size=batch_size, verbose=0)
-        total = total + np.flip(guess, axes) / len(ways)
-    return total
-
-
-def largest_component(guesses, subjects):
-    """Predictions (N, H, W) of which only the largest connected piece of each subject's foreground is left.
-
-    A subject's slices are stacked in their order; pixels touch across faces, edges and corners. For what comes in one
-    piece, such as a tumour; not for tissues or cells.
-    """
-    kept = np.zeros_like(guesses)
-    for subject in np.unique(subjects):
-        own = np.flatnonzero(subjects == subject)
-        pieces, n = ndimage.label(guesses[own] > 0, np.ones((3, 3, 3)))
-        if n:
-            largest = 1 + np.bincount(pieces.ravel())[1:].argmax()
-            kept[own] = np.where(pieces == largest, guesses[own], 0)
-    return kept
-
-
-def gains(network, split, ensemble=None):
-    """What each switch of prediction brings: a Table of every label's pooled Dice, a row a way of predicting.
-
-    As it is; averaged with mirror images; with `ensemble`, which averages several networks, in its place; and, where
-    a subject's slices have one foreground label, such as a tumour, only its largest piece. A row keeps those before it.
-    """
-    guesses = {"as it is": predict(network, split.images),
-               "with mirror images": predict(network, split.images, split.task.mirrors)}
-    if ensemble not in (None, network):
-        guesses["and all networks"] = predict(ensemble, split.images, split.task.mirrors)
-    if len(split.task.labels) == 2 and split.n_subjects < len(split):
-        guesses["and only the largest piece"] = largest_component(list(guesses.values())[-1], split.subjects)
-    table = pd.DataFrame({way: score(split, guess).pooled for way, guess in guesses.items()}).T
-    return Table(f"{split.task.title}, {split.name}: Dice (hard, pooled)", table.round(4))
-
-
-def uncertainty(network, images, samples=16, batch_size=32):
-    """How unsure a network is of every pixel, float32 (N, H, W), 0 to 1, by Monte-Carlo dropout.
-
-    The network predicts `samples` times with its dropout on (Gal and Ghahramani 2016, arXiv 1506.02142); the entropy
-    of the mean probabilities is the uncertainty.
-    """
-    found = []
-    for at in range(0, len(images), batch_size):
-        batch = images[at:at + batch_size]  # called, not `predict`ed: that would turn dropout off
-        mean = sum(keras.ops.convert_to_numpy(network(batch, training=True)) for _ in range(samples)) / samples
-        found.append(entropy(mean))
-    return np.concatenate(found)
-
-
-def entropy(probabilities):
-    """Entropy of label probabilities (..., L) as a share of its largest value, log L: 0 sure, 1 no idea."""
-    return stats.entropy(probabilities, axis=-1) / np.log(probabilities.shape[-1])
 
 
 def dice(truth, guess, n_labels):
     """Hard Dice of each label (L,) over two arrays of labels: 2 |A and B| / (|A| + |B|), NaN where both are empty."""
-    return measure("Dice", confusion(truth, guess, n_labels))
+    return ratio("Dice", confusion(truth, guess, n_labels))
 
 
 def confusion(truth, guess, n_labels):
@@ -98,7 +24,7 @@ def confusion(truth, guess, n_labels):
     return np.bincount(pairs, minlength=n_labels**2).reshape(n_labels, n_labels)
 
 
-def measure(name, counts):
+def ratio(name, counts):
     """One measure of each label (..., L) from confusion matrices (..., L, L); NaN where it is 0 / 0."""
     both = np.diagonal(counts, axis1=-2, axis2=-1).astype(float)
     truth, guess = counts.sum(-1), counts.sum(-2)
@@ -108,7 +34,7 @@ def measure(name, counts):
 
 
 @dataclass(frozen=True, repr=False)
-class Scores(Captioned):
+class Scores(Shown):
     """What a prediction is worth: every measure follows from one confusion matrix for each image.
 
     `confusion` is (N, L, L), truth by prediction; `subjects` (N,) says who each image is from. A label in neither
@@ -119,6 +45,7 @@ class Scores(Captioned):
     labels: list[str]
     subjects: np.ndarray
     confusion: np.ndarray
+    whole: int = None  # slices of the split before it was thinned
 
     @cached_property
     def by_subject(self):
@@ -131,18 +58,18 @@ class Scores(Captioned):
     @cached_property
     def pooled(self):
         """Hard Dice of each label over the pixels of all images: the grade."""
-        return pd.Series(measure("Dice", self.confusion.sum(0)), self.labels)
+        return pd.Series(ratio("Dice", self.confusion.sum(0)), self.labels)
 
     @cached_property
     def per_subject(self):
         """Hard Dice of each subject, over all its images: one row a subject, one column a label."""
         names, counts = self.by_subject
-        return pd.DataFrame(measure("Dice", counts), names, self.labels)
+        return pd.DataFrame(ratio("Dice", counts), names, self.labels)
 
     @cached_property
     def per_image(self):
         """Hard Dice of each image, with its subject as index."""
-        return pd.DataFrame(measure("Dice", self.confusion), pd.Index(self.subjects, name="subject"), self.labels)
+        return pd.DataFrame(ratio("Dice", self.confusion), pd.Index(self.subjects, name="subject"), self.labels)
 
     @property
     def baseline(self):
@@ -150,7 +77,7 @@ class Scores(Captioned):
         truth = self.confusion.sum((0, 2))
         nothing = np.zeros((len(truth), len(truth)))
         nothing[:, 0] = truth
-        return pd.Series(measure("Dice", nothing), self.labels)
+        return pd.Series(ratio("Dice", nothing), self.labels)
 
     @property
     def ranking(self):
@@ -186,8 +113,8 @@ class Scores(Captioned):
         The volume error is the mean over subjects of (predicted - true) / true, with its sign and without.
         """
         low, high = self.interval()
-        pooled = {name: measure(name, self.confusion.sum(0)) for name in ("IoU", "precision", "recall")}
-        volume = 100 * pd.DataFrame(measure("volume error", self.by_subject[1]), columns=self.labels)
+        pooled = {name: ratio(name, self.confusion.sum(0)) for name in ("IoU", "precision", "recall")}
+        volume = 100 * pd.DataFrame(ratio("volume error", self.by_subject[1]), columns=self.labels)
         return Table(f"{self.title}: pooled over all slices; volume error per subject", pd.DataFrame({
             "Dice": self.pooled, "95 % interval, low": low, "high": high, **pooled,
             "volume error, %": volume.mean(), "absolute volume error, %": volume.abs().mean()}).round(
@@ -198,26 +125,45 @@ class Scores(Captioned):
         counts = self.by_subject[1]
         if len(counts) < 3:
             return np.full((2, len(self.labels)), np.nan)
-        found = stats.bootstrap((np.arange(len(counts)),), lambda drawn: measure("Dice", counts[drawn].sum(0)),
+        found = stats.bootstrap((np.arange(len(counts)),), lambda drawn: ratio("Dice", counts[drawn].sum(0)),
                                 vectorized=False, n_resamples=2000, method="percentile", random_state=seed)
         return np.array(found.confidence_interval)
 
-    def confusion_table(self):
-        """Where the pixels of each label went, in per cent of the label's own: truth in rows, prediction in columns."""
-        counts = pd.DataFrame(self.confusion.sum(0), pd.Index(self.labels, name="truth"), self.labels)
-        return 100 * counts.div(counts.sum(axis=1), axis=0)
+    def files(self):
+        """{"dice.csv": text}: pooled, of every subject, of every image."""
+        pooled = self.pooled.to_frame().T.assign(averaging="pooled", subject="all")
+        subjects = self.per_subject.rename_axis("subject").reset_index().assign(averaging="subject")
+        images = self.per_image.reset_index().assign(averaging="image")
+        rows = pd.concat([pooled, subjects, images])[["averaging", "subject", *self.labels]]
+        return {"dice.csv": rows.to_csv(index=False, float_format="%.6f")}
 
-    def captioned(self):
+    def as_table(self):
         """How many slices of how many subjects; the table of Dice."""
         return (f"{self.title}: hard Dice of {len(self.confusion)} slices of {len(self.per_subject)} subjects",
                 self.table().round(4))
 
 
 def score(split, guesses):
-    """What predictions (N, H, W) of a split are worth, as Scores."""
-    names = [label.name for label in split.task.labels]
+    """What predictions (N, H, W) of a split are worth, in the whole frame, as Scores."""
+    names = split.task.names
     counts = np.stack([confusion(t, g, len(names)) for t, g in zip(split.labels, guesses, strict=True)])
-    return Scores(f"{split.task.title}, {split.name}", names, split.subjects, counts)
+    return Scores(f"{split.task.title}, {split.name}", names, split.subjects, counts, split.whole)
+
+
+def baselines(dataset, n=100):
+    """What needs no network, a Table: everything called background, and each pixel given the nearest mean grey.
+
+    On at most `n` validation slices; the labels' mean greys are of the training slices.
+    """
+    split = dataset.validation.take(evenly(len(dataset.validation), n))
+    grey, train = split.images.mean(-1, dtype="float32"), dataset.train
+    means = [train.images[own].mean() if (own := train.labels == label).any() else np.inf
+             for label in range(dataset.n_labels)]
+    ways = {"everything background": np.zeros_like(split.labels),
+            "nearest mean grey": np.argmin([abs(grey - mean) for mean in means], axis=0)}
+    rows = {way: {"right pixels, %": round(100 * (guess == split.labels).mean(), 1),
+                  **score(split, guess).pooled.add_prefix("Dice, ").round(3)} for way, guess in ways.items()}
+    return Table(f"{split.task.title}, {split.name}: without any network", pd.DataFrame.from_dict(rows, orient="index"))
 
 
 def surface_distances(split, guesses):
@@ -250,31 +196,42 @@ def surface(mask):
 
 
 @dataclass(frozen=True, repr=False)
-class Verdict(Captioned):
-    """The grade: whether the pooled hard Dice of every label reaches what is needed."""
+class Verdict(Shown):
+    """The grade: whether the pooled hard Dice of every label reaches what is needed, on all test slices."""
 
     title: str
     table: pd.DataFrame
     needed: float
+    slices: tuple[int, int]  # scored, of how many
 
     @property
     def passed(self):
-        """True when every label that occurs reaches the needed Dice, and at least one occurs."""
+        """True when every label that occurs reaches the needed Dice; None where slices are left out: no grade."""
+        if self.slices[0] < self.slices[1]:
+            return None
         return set(self.table["verdict"]) - {"absent"} == {"pass"}
 
     @property
     def sentence(self):
         """The verdict in one sentence."""
+        if self.passed is None:
+            return f"NO GRADE: {self.slices[0]} of {self.slices[1]} test slices were scored on {self.title}."
         if self.passed:
             absent = ", ".join(self.table.index[self.table["verdict"] == "absent"])
             which = f"every label that occurs (not {absent})" if absent else "every label"
-            return f"PASS: {which} reaches Dice {self.needed} on {self.title}."
+            return f"PASS: {which} reaches Dice {self.needed} on {self.title}, {self.slices[0]} slices."
         short = self.table.index[self.table["verdict"] == "FAIL"].tolist()
         return f"FAIL: {', '.join(short) or 'every label'} below Dice {self.needed} on {self.title}."
 
-    def captioned(self):
+    def as_table(self):
         """The verdict in one sentence; its table."""
         return self.sentence, self.table
+
+    def files(self):
+        """{"verdict.json": text}."""
+        dice = {name: None if np.isnan(d) else d for name, d in self.table["Dice (hard, pooled)"].items()}
+        return {"verdict.json": json.dumps({"set": self.title, "averaging": "hard, pooled", "needed": self.needed,
+                                            "slices": self.slices, "passed": self.passed, "dice": dice}, indent=2) + "\n"}
 
 
 def verdict(scores, needed=NEEDED):
@@ -283,49 +240,11 @@ def verdict(scores, needed=NEEDED):
     table = pd.DataFrame({"Dice (hard, pooled)": scores.pooled.round(4), "needed": needed,
                           "worst subject": scores.per_subject.min().round(4),
                           "all background": scores.baseline.round(4), "verdict": words})
-    return Verdict(scores.title, table, needed)
+    return Verdict(scores.title, table, needed, (len(scores.confusion), scores.whole or len(scores.confusion)))
 
 
-def side_by_side(results):
-    """A Table of what was trained, {name: (scores, histories)}, a row each: pooled Dice per label, seconds per epoch.
-
-    Several networks that predict together have a history each; their seconds are added.
-    """
-    rows = {name: {**scores.pooled.round(4),
-                   "seconds an epoch (median)": round(sum(h["seconds"].median() for h in histories), 1)}
-            for name, (scores, histories) in results.items()}
-    scores = next(iter(results.values()))[0]
-    return Table(f"{scores.title}: Dice (hard, pooled)", pd.DataFrame.from_dict(rows, orient="index"))
-
-
-def ingredients(results, split="test"):
-    """Mean and spread over seeds, a Table, a row a variant and budget: Dice of each label, epochs, seconds, weights.
-
-    `results` is what tests/benchmark_ingredients.py writes, a row a run.
-    """
-    names = [column for column in results if column.startswith(f"{split} ")]
-    groups = results.groupby(["budget", "variant"], sort=False)
-    table = groups[names].agg(lambda dice: f"{dice.mean():.4f} ± {dice.std():.4f}")
-    table.columns = [name.removeprefix(f"{split} ") for name in names]
-    table = table.join(groups[["epochs", "seconds per epoch", "weights"]].median()).astype(
-        {"epochs": int, "weights": int}).join(groups.size().rename("runs"))
-    table["seconds per epoch"] = table["seconds per epoch"].round(1)
-    return Table(f"{results['data'].iloc[0]}, {split}: Dice (hard, pooled), mean ± standard deviation", table)
-
-
-def save(scores, grade, run, **about):
-    """Write `dice.csv` (pooled, every subject, every image) and `verdict.json` into the folder `run`.
-
-    `about` goes into the latter as well: what predicted, and how.
-    """
-    run = Path(run)
-    run.mkdir(parents=True, exist_ok=True)
-    pooled = scores.pooled.to_frame().T.assign(averaging="pooled", subject="all")
-    subjects = scores.per_subject.rename_axis("subject").reset_index().assign(averaging="subject")
-    images = scores.per_image.reset_index().assign(averaging="image")
-    rows = pd.concat([pooled, subjects, images])
-    rows[["averaging", "subject", *scores.pooled.index]].to_csv(run / "dice.csv", index=False, float_format="%.6f")
-    content = {"set": scores.title, **about, "averaging": "hard, pooled", "needed": grade.needed,
-               "passed": grade.passed,
-               "dice": {name: None if np.isnan(d) else round(d, 6) for name, d in scores.pooled.items()}}
-    (run / "verdict.json").write_text(json.dumps(content, indent=2) + "\n")
+def side_by_side(scores, beside=None):
+    """A Table of Scores, {name: scores}, a row each: pooled Dice per label; `beside` {name: {column: value}} adds more."""
+    rows = {name: {**found.pooled.round(4), **(beside or {}).get(name, {})} for name, found in scores.items()}
+    first = next(iter(scores.values()))
+    return Table(f"{first.title}: Dice (hard, pooled)", pd.DataFrame.from_dict(rows, orient="index"))

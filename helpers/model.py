@@ -14,11 +14,24 @@ SLOPE = 0.01  # of the leaky ReLU; Keras's own default is 0.3
 EPSILON = 1e-5  # added to the variance in every normalisation
 
 
-def improved_unet(shape, n_labels, filters=16, levels=5, dropout=0.3, supervised=3):
+def build(recipe, dataset):
+    """The recipe's network for a data set, at the size it sees, first weights from the recipe's seed."""
+    keras.utils.set_random_seed(recipe.seed)
+    return of_recipe(recipe, dataset.image_shape[-1], dataset.n_labels, dataset.box.seen(recipe.size))
+
+
+def of_recipe(recipe, channels, n_labels, shape=(None, None)):
+    """The recipe's network for images of any size, or of one `shape` (H, W)."""
+    if recipe.network == "unet":
+        return unet((*shape, channels), n_labels, recipe.filters)
+    return improved_unet((*shape, channels), n_labels, recipe.filters, recipe.dropout)
+
+
+def improved_unet(shape, n_labels, filters, dropout, levels=5, supervised=3):
     """Build the Improved U-Net (Isensee et al. 2017, arXiv 1802.10508), carried from 3-D to 2-D.
 
-    `shape` is (H, W, C), H and W divisible by 2 ** (levels - 1); `filters` is the width of level 1 and
-    doubles at each level down; `dropout` is the share of maps dropped in context modules; the top `supervised`
+    `shape` is (H, W, C), H and W divisible by 2 ** (levels - 1), or None for any; `filters` is the width of level 1
+    and doubles at each level down; `dropout` is the share of maps dropped in context modules; the top `supervised`
     levels each draw a segmentation, and these are summed. Maps uint8 images (B, H, W, C) to label probabilities
     (B, H, W, L), float32.
     """
@@ -29,7 +42,7 @@ def improved_unet(shape, n_labels, filters=16, levels=5, dropout=0.3, supervised
     skips = []
     for level in range(1, levels + 1):
         width = filters * 2 ** (level - 1)
-        x = conv(x, width, f"open_{level}", strides=1 if level == 1 else 2)  # (B, H/2^(l-1), W/2^(l-1), width)
+        x = conv(x, width, f"down_{level}", strides=1 if level == 1 else 2)  # (B, H/2^(l-1), W/2^(l-1), width)
         x = context_module(x, width, dropout, f"context_{level}")
         skips.append(x)
 
@@ -40,7 +53,7 @@ def improved_unet(shape, n_labels, filters=16, levels=5, dropout=0.3, supervised
         x = layers.Concatenate(name=f"localisation_{level}-concatenate")([x, skips[level - 1]])  # (B, h, w, 2 * width)
         wide = conv_norm_act(x, 2 * width, f"localisation_{level}", part="conv_a")
         if level <= supervised:  # deep supervision: the coarser levels draw maps too, and the maps are summed
-            segmentation = add_segmentation(segmentation, wide, n_labels, f"segment_{level}")
+            segmentation = add_segmentation(segmentation, wide, n_labels, f"output_{level}")
         if level > 1:
             x = conv_norm_act(wide, width, f"localisation_{level}", part="conv_b", kernel=1)
     return keras.Model(image, to_probabilities(segmentation), name="improved_unet")
@@ -71,10 +84,10 @@ def add_segmentation(so_far, x, n_labels, name):
     return layers.Add(name=f"{name}-add")([so_far, maps])
 
 
-def unet(shape, n_labels, filters=64, levels=5):
+def unet(shape, n_labels, filters, levels=5):
     """Build the plain U-Net (Ronneberger et al. 2015): no normalisation, no residuals, one output.
 
-    Arguments and result as in `improved_unet`; `filters=64` is the original's width (31 million weights).
+    Arguments and result as in `improved_unet`; the original has 64 filters (31 million weights).
     """
     check_shape(shape, levels)
     image = keras.Input(shape, dtype="uint8", name="image")
@@ -90,7 +103,7 @@ def unet(shape, n_labels, filters=64, levels=5):
         x = layers.Conv2DTranspose(width, 2, strides=2, name=f"decode_{level}-upsample")(x)
         x = layers.Concatenate(name=f"decode_{level}-concatenate")([x, skips[level - 1]])
         x = double_conv(x, width, f"decode_{level}")
-    return keras.Model(image, to_probabilities(conv(x, n_labels, "segment_1", kernel=1)), name="unet")
+    return keras.Model(image, to_probabilities(conv(x, n_labels, "output_1", kernel=1)), name="unet")
 
 
 def double_conv(x, width, name):
@@ -127,41 +140,15 @@ def standardise(image):
 
 def to_probabilities(maps):
     """Softmax over the labels, in float32 whatever the precision of the layers before it."""
-    return layers.Softmax(dtype="float32", name="segment-softmax")(maps)
+    return layers.Softmax(dtype="float32", name="output-softmax")(maps)
 
 
 def check_shape(shape, levels):
     """Raise ValueError unless (H, W, C) can be halved `levels` - 1 times."""
     step = 2 ** (levels - 1)
-    if len(shape) != 3 or any(not n or n % step for n in shape[:2]):
+    if len(shape) != 3 or any(n is not None and (not n or n % step) for n in shape[:2]):
         raise ValueError(f"Images are {shape}; with {levels} levels height and width must be multiples of {step}. "
                          f"Choose a size such as {step * 8} or {step * 16}.")
-
-
-def ensemble(networks):
-    """The networks as one, whose probabilities are the mean of theirs; a single network is given back as it is.
-
-    They must take the same images and know the same labels (Lakshminarayanan et al. 2017, arXiv 1612.01474).
-    """
-    if len(networks) == 1:
-        return networks[0]
-    image = keras.Input(networks[0].input_shape[1:], dtype="uint8", name="image")
-    each = [keras.Model(network.input, network.output, name=f"network_{number}")(image)
-            for number, network in enumerate(networks, start=1)]
-    return keras.Model(image, layers.Average(dtype="float32")(each), name=f"ensemble_of_{len(networks)}")
-
-
-def levels(network):
-    """A network that gives the segmentation of every supervised level, coarsest first, each with those before it added.
-
-    Each is (B, h, w, L) before the softmax; the last is what `network` itself decides by.
-    """
-    segments = {}
-    for layer in network.layers:
-        block, _, part = layer.name.partition("-")
-        if block.startswith("segment_") and part in ("conv", "add"):  # the sum comes after the convolution
-            segments[block] = layer.output
-    return keras.Model(network.input, list(segments.values()), name="levels")
 
 
 def blocks(network):

@@ -9,7 +9,7 @@ from helpers.data import has_bright_background
 FLIP = 0.5  # chance of a mirror image, along each axis of the task
 ROTATION = 10  # degrees, standard deviation
 ZOOM = 0.08  # of the size, standard deviation
-SIZES = 0.2  # the same, beyond that, where pictures lie anyhow
+SIZES = 0.2  # the same, beyond that, where pictures have no natural orientation
 SHIFT = 0.03  # of the frame, standard deviation
 GAIN, GAMMA = 0.15, 0.2  # standard deviations of their logarithms
 NOISE = 0.08  # of the image's own standard deviation, at most: what is faint must not drown
@@ -18,10 +18,10 @@ NOISE = 0.08  # of the image's own standard deviation, at most: what is faint mu
 class Batches(keras.utils.PyDataset):
     """Batches of (images (B, H, W, C), labels (B, H, W)), both uint8, for `keras.Model.fit`.
 
-    `shuffle` puts slices in a new order each epoch and leaves a short last batch out; `augment`, unless None, changes
-    each at random, and is the share of slices that `augment` below also moves; `oversample` is how often an epoch has
-    each picture of the rarer background. Every batch has a random generator of its own, made from seed, epoch and
-    position, so threads cannot change the result.
+    `shuffle` puts slices in a new order each epoch and leaves a short last batch out; `augment` is the share of slices
+    that `augment` below rotates, scales and shifts too, or None for no augmentation; `oversample` is how often an
+    epoch has each picture of the rarer background. Every batch has a random generator of its own, made from seed,
+    epoch and position, so threads cannot change the result.
     """
 
     def __init__(self, split, batch_size, augment=None, shuffle=False, seed=0, oversample=1, **options):
@@ -62,32 +62,27 @@ def rarer_background(images):
     return bright if bright.mean() < 0.5 else ~bright
 
 
-def augment(images, labels, rng, mirrors, moved):
+def augment(images, labels, rng, mirrors, affine_share):
     """Change a batch at random: move image and label together, then change the image's greys.
 
-    `mirrors` are the axes along which a mirror image is natural, as in `helpers.data.Task`; `moved`, 0 to 1, is the
-    share of slices that are turned, scaled and shifted too. The others stay as sharp as test images are.
+    `mirrors` are the axes along which a mirror image is natural, as in `helpers.data.Task`; `affine_share`, 0 to 1, is
+    the share of slices that are rotated, scaled and shifted too. The others stay as sharp as test images are.
     """
-    moves = random_moves(len(images), *images.shape[1:3], rng, mirrors, moved)
-    outside = "mirror" if lie_anyhow(mirrors) else "constant"  # cells go on beyond the border, heads do not
+    moves = random_moves(len(images), *images.shape[1:3], rng, mirrors, affine_share)
+    outside = "mirror" if len(mirrors) == 2 else "constant"  # cells go on beyond the border, heads do not
     return change_greys(move(images, *moves, 1, outside), rng), move(labels, *moves, 0, outside)
 
 
-def lie_anyhow(mirrors):
-    """Whether pictures have neither top nor side, as cells: mirror images are natural along both axes."""
-    return len(mirrors) == 2
-
-
-def random_moves(n, height, width, rng, mirrors, moved):
+def random_moves(n, height, width, rng, mirrors, affine_share):
     """Mirror images, small rotations, scales and shifts: n affine maps from new to old pixels (row, column).
 
-    Pictures that lie anyhow are turned by quarters as well, and scaled further: there is no size that they all have.
+    Where both mirror images are natural (cells), pictures are turned by quarters as well, and scaled further.
     Matrices (n, 2, 2) and offsets (n, 2), as `scipy.ndimage.affine_transform` takes them.
     """
-    moved = rng.random(n) < moved
+    moved = rng.random(n) < affine_share
     angle = np.deg2rad(rng.normal(0, ROTATION, n)) * moved
     zoom = np.exp(rng.normal(0, ZOOM, n) * moved)
-    if lie_anyhow(mirrors):
+    if len(mirrors) == 2:
         angle = angle + np.pi / 2 * rng.integers(4, size=n)
         zoom = zoom * np.exp(rng.normal(0, SIZES, n) * moved)
     turn = zoom * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])  # (2, 2, n)

@@ -6,11 +6,13 @@ import pytest
 from keras import layers
 
 from helpers import model
+from helpers.data import TISSUES, Box, Dataset, Split, Task
+from helpers.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
 def net():
-    return model.improved_unet((64, 64, 1), 4)
+    return model.improved_unet((64, 64, 1), 4, 16, 0.3)
 
 
 def named(net, part, kind):
@@ -24,20 +26,14 @@ def parents(layer):
     return [tensor._keras_history.operation for tensor in inputs]
 
 
-def test_weights_are_pinned():
+def test_weights_are_pinned(net):
     # worked out by hand for level 1: 1*9*16+16 = 160, context 2*(16*16*9+16) + 3 norms of 2*16 = 4,736
-    table = model.blocks(model.improved_unet((256, 256, 1), 4))
-    assert table.weights["open_1"] == 160 and table.weights["context_1"] == 4736
+    table = model.blocks(net)
+    assert table.weights["down_1"] == 160 and table.weights["context_1"] == 4736
     assert table.weights.sum() == 3_189_404
-    assert model.unet((256, 256, 1), 4).count_params() == 31_030_788
-    assert model.improved_unet((128, 128, 3), 2).count_params() == 3_189_404 + 2 * 9 * 16 - 2 * (128 + 64 + 32 + 3)
-
-
-def test_shapes_and_probabilities(net):
-    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), np.uint8)
-    probabilities = net.predict(images, verbose=0)
-    assert probabilities.shape == (2, 64, 64, 4) and probabilities.dtype == np.float32
-    assert np.allclose(probabilities.sum(-1), 1, atol=1e-5)
+    assert model.unet((16, 16, 1), 4, 64).count_params() == 31_030_788
+    assert model.improved_unet((128, 128, 3), 2, 16, 0).count_params() == (
+        3_189_404 + 2 * 9 * 16 - 2 * (128 + 64 + 32 + 3))
 
 
 def test_filters_double_from_16_to_256(net):
@@ -46,9 +42,9 @@ def test_filters_double_from_16_to_256(net):
         (64, 64, 16), (32, 32, 32), (16, 16, 64), (8, 8, 128), (4, 4, 256)]
 
 
-def test_stride_2_convolutions_open_levels_and_nothing_pools(net):
-    opening = named(net, "open_", layers.Conv2D)
-    assert [(c.strides[0], c.kernel_size) for c in opening] == [(1, (3, 3))] + [(2, (3, 3))] * 4
+def test_stride_2_convolutions_go_down_and_nothing_pools(net):
+    down = named(net, "down_", layers.Conv2D)
+    assert [(c.strides[0], c.kernel_size) for c in down] == [(1, (3, 3))] + [(2, (3, 3))] * 4
     assert not [layer for layer in net.layers if isinstance(layer, layers.MaxPooling2D)]
 
 
@@ -62,7 +58,7 @@ def test_context_modules_are_pre_activation_residuals_with_dropout(net, level):
         chain.append(parents(chain[-1])[0])
     assert [type(layer).__name__ for layer in reversed(chain)] == [
         "GroupNormalization", "LeakyReLU", "Conv2D", "SpatialDropout2D", "GroupNormalization", "LeakyReLU", "Conv2D"]
-    assert start.name == f"open_{level}-conv" and net.get_layer(f"{name}-dropout").rate == 0.3
+    assert start.name == f"down_{level}-conv" and net.get_layer(f"{name}-dropout").rate == 0.3
     assert all(layer.kernel_size == (3, 3) for layer in chain if isinstance(layer, layers.Conv2D))
 
 
@@ -82,22 +78,23 @@ def test_upsampling_concatenation_and_localisation(net, level):
 
 def test_deep_supervision_sums_three_levels_before_the_softmax(net):
     for level in (1, 2, 3):
-        maps = net.get_layer(f"segment_{level}-conv")
+        maps = net.get_layer(f"output_{level}-conv")
         assert maps.kernel_size == (1, 1) and maps.filters == 4
         assert parents(maps)[0].name == f"localisation_{level}-act_conv_a"
-    assert {p.name for p in parents(net.get_layer("segment_2-add"))} == {"segment_2-upsample", "segment_2-conv"}
-    assert {p.name for p in parents(net.get_layer("segment_1-add"))} == {"segment_1-upsample", "segment_1-conv"}
-    softmax = net.get_layer("segment-softmax")
-    assert parents(softmax)[0].name == "segment_1-add" and softmax.compute_dtype == "float32"
+    for level in (1, 2):
+        assert {p.name for p in parents(net.get_layer(f"output_{level}-add"))} == {
+            f"output_{level}-upsample", f"output_{level}-conv"}
+        assert parents(net.get_layer(f"output_{level}-upsample"))[0].name == (
+            "output_2-add" if level == 1 else "output_3-conv")
+    softmax = net.get_layer("output-softmax")
+    assert parents(softmax)[0].name == "output_1-add" and softmax.compute_dtype == "float32"
 
 
 def test_instance_norm_slope_and_initialisation(net):
     norms = [layer for layer in net.layers if isinstance(layer, layers.GroupNormalization)]
     assert all(norm.groups == norm.input.shape[-1] for norm in norms)  # one group per map: instance norm
-    slopes = {layer.negative_slope for layer in net.layers if isinstance(layer, layers.LeakyReLU)}
-    assert slopes == {0.01}
-    assert all(c.kernel_initializer.name == "he_normal" if hasattr(c.kernel_initializer, "name") else
-               isinstance(c.kernel_initializer, keras.initializers.HeNormal)
+    assert {layer.negative_slope for layer in net.layers if isinstance(layer, layers.LeakyReLU)} == {0.01}
+    assert all(isinstance(c.kernel_initializer, keras.initializers.HeNormal)
                for c in net.layers if isinstance(c, layers.Conv2D))
 
 
@@ -111,22 +108,32 @@ def test_scaling_is_inside_and_forgets_gain_and_offset(net):
 
 
 def test_plain_unet():
-    net = model.unet((64, 64, 1), 4, filters=16)
+    net = model.unet((64, 64, 1), 4, 16)
     assert len([layer for layer in net.layers if isinstance(layer, layers.MaxPooling2D)]) == 4
     assert net.output_shape == (None, 64, 64, 4)
+    assert not [layer for layer in net.layers if isinstance(layer, (layers.Add, layers.SpatialDropout2D))]
 
 
-def test_an_ensemble_gives_the_mean_of_its_networks(net):
-    other = model.improved_unet((64, 64, 1), 4)
-    both = model.ensemble([net, other])
-    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1)).astype(np.uint8)
-    each = [network.predict(images, verbose=0) for network in (net, other)]
-    assert np.abs(each[0] - each[1]).max() > 0.1
-    assert np.allclose(both.predict(images, verbose=0), np.mean(each, axis=0), atol=1e-5)
-    assert both.name == "ensemble_of_2" and both.count_params() == 2 * net.count_params()
-    assert model.ensemble([net]) is net
+@pytest.mark.parametrize("network", ["improved_unet", "unet"])
+def test_a_recipes_network_is_the_same_at_any_size(network):
+    """Built at the box, shrunk to the recipe's size, or for any: the same first weights, the same probabilities."""
+    recipe = Recipe("practice", network=network, filters=1, dropout=0.2, size=32, seed=3)
+    images = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 1), np.uint8)
+    splits = [Split(name, images, images[..., 0] % 4, np.array([name] * 2), Task("toy", TISSUES, "made"))
+              for name in ("train", "validation", "test")]
+    fixed = model.build(recipe, Dataset(*splits, Box(0, 0, 48, 64)))
+    assert fixed.name == network and fixed.input_shape == (None, 32, 32, 1)  # 24 rounded to a multiple of 16
+    keras.utils.set_random_seed(3)
+    any_size = model.of_recipe(recipe, 1, 4)
+    assert any_size.input_shape == (None, None, None, 1)
+    rates = {layer.rate for layer in any_size.layers if isinstance(layer, layers.SpatialDropout2D)}
+    assert rates == ({0.2} if network == "improved_unet" else set())
+    small = images[:, :32, :32]
+    found = np.asarray(any_size(small))
+    assert np.allclose(found, np.asarray(fixed(small)), atol=1e-6) and found.dtype == np.float32
+    assert np.allclose(found.sum(-1), 1, atol=1e-5) and np.asarray(any_size(images)).shape == (2, 48, 64, 4)
 
 
 def test_images_that_cannot_be_halved_are_refused():
     with pytest.raises(ValueError, match="multiples of 16"):
-        model.improved_unet((100, 100, 1), 4)
+        model.improved_unet((100, 100, 1), 4, 16, 0)

@@ -1,1 +1,90 @@
-"""One module per source of data, each with one function `load(path, size, limit, seed)` -> Dataset."""
+"""One module per source of data, each with `load(recipe)` -> Dataset of all slices; here the loading of any of them."""
+
+import hashlib
+import importlib
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import astuple, replace
+from pathlib import Path
+
+import numpy as np
+
+from helpers.data import PARTS, Box, DataError, Dataset, Split, Task, thin
+from helpers.datasets.files import replace_whole
+
+CACHE = Path("runs/cache")
+MONTH = 30 * 24 * 3600  # seconds
+
+
+def load(recipe):
+    """The recipe's Dataset: read or made, checked, split and thinned. A second call reads `runs/cache`.
+
+    Slices stay in their own frame. Raises DataError, naming the file, on anything that is not as it should be.
+    """
+    path = Path(recipe.data).expanduser() if recipe.data else None
+    if path is not None and not path.exists():
+        raise DataError(f"Nothing is at {path} (looked from {Path.cwd().name}/). Check DATA; "
+                        "in Colab, is Drive mounted?")
+    key = (recipe.dataset, state_of(path), recipe.people, recipe.slices, recipe.validation_slices, recipe.test_slices,
+           recipe.seed)
+    module = importlib.import_module(f"helpers.datasets.{recipe.dataset}")
+    return replace(cached(key, lambda: thinned(module.load(recipe), recipe)), size=recipe.size)
+
+
+def thinned(dataset, recipe):
+    """A Dataset with as many people and slices as the recipe has; its box stays that of all."""
+    return Dataset(*(split.take(thin(split.subjects, *recipe.taken(split.name))) for split in dataset.splits),
+                   dataset.box)
+
+
+def state_of(path):
+    """What changes when the files at a path do: name, size, time of each; and when the code that reads them does."""
+    helpers = Path(__file__).parent.parent
+    code = [file.read_bytes() for file in sorted(helpers.glob("datasets/*.[pj]*")) + [helpers / "data.py"]]
+    files = [] if path is None else [path.resolve()]
+    if path is not None and path.is_dir():
+        files = sorted(os.path.join(folder, name) for folder, _, inside in os.walk(files[0]) for name in inside)
+    stats = [(str(file), stat.st_size, stat.st_mtime_ns)
+             for file, stat in ((file, os.stat(file)) for file in files if os.path.isfile(file))]
+    return hashlib.sha256(repr(stats).encode() + b"".join(code)).hexdigest()
+
+
+def cached(key, make):
+    """Return the Dataset that `make()` returns, from `runs/cache` if an earlier call with this `key` left it there.
+
+    A file that does not read back is made again. Files that nobody read for a month go.
+    """
+    folder = Path(os.environ.get("OASIS_RUNS", CACHE.parent)) / CACHE.name
+    file = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
+    try:
+        with np.load(file) as arrays:
+            dataset = from_arrays(arrays)
+        with suppress(OSError):  # read-only
+            file.touch()
+        return dataset
+    except Exception:  # not there, or damaged: zip and numpy raise nearly anything on a changed byte
+        pass
+    dataset = make()
+    with suppress(OSError):  # a full or read-only disk: the next load is slow again, nothing else is lost
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_whole(file, lambda part: np.savez(part, **to_arrays(dataset)))
+        for other in folder.glob("*.npz"):
+            if time.time() - other.stat().st_mtime > MONTH:
+                other.unlink()
+    return dataset
+
+
+def to_arrays(dataset):
+    """A Dataset as named arrays, for `numpy.savez`."""
+    about = json.dumps([astuple(dataset.task), astuple(dataset.box), [split.whole for split in dataset.splits]])
+    return {"about": about} | {f"{s.name} {part}": getattr(s, part) for s in dataset.splits for part in PARTS}
+
+
+def from_arrays(arrays):
+    """The Dataset that `to_arrays` took apart."""
+    task, box, whole = json.loads(str(arrays["about"]))
+    splits = [Split(name, **{part: arrays[f"{name} {part}"] for part in PARTS}, task=Task.of(task), whole=n)
+              for name, n in zip(("train", "validation", "test"), whole)]
+    return Dataset(*splits, Box(*box))

@@ -4,7 +4,9 @@ import hashlib
 import io
 import os
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,7 +14,6 @@ from PIL import Image
 
 from helpers.data import DataError
 
-TAR = (".tar.gz", ".tgz", ".tar")  # endings
 LARGEST, LARGEST_FILE = 64 * 1024**3, 2 * 1024**3  # bytes: far above any data set here, and any file in one
 
 
@@ -48,7 +49,7 @@ class Files:
         """Bytes of one file."""
         try:
             content = self.zip.read(self.members[name]) if self.zip else (self.path / name).read_bytes()
-        except (OSError, zipfile.BadZipFile, zipfile.zlib.error, EOFError, RuntimeError) as error:
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise UnreadableError(f"{name} in {self.path.name} cannot be read ({error}). "
                                   "Copy or download it again.") from error
         self.digests[name] = hashlib.sha256(content).hexdigest()
@@ -115,3 +116,26 @@ def in_parallel(function, things):
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = pool.map(lambda at: [function(thing) for thing in things[at:at + step]], range(0, len(things), step))
         return [result for part in parts for result in part]
+
+
+def replace_whole(path, write):
+    """Let `write(part)` write a file, then give it the name `path` in one step: a reader sees the old file or the new.
+
+    What is written is on the disk before it is renamed. If anything fails, the old file stays and nothing is left over.
+    """
+    part = path.with_name(f"part-{path.name}")  # with the same ending, by which Keras and numpy know what to write
+    try:
+        write(part)
+        with suppress(OSError), part.open("rb+") as stream:  # some mounted drives cannot sync
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def digest(*contents):
+    """Eight hexadecimal digits that stand for arrays or bytes."""
+    found = 0
+    for content in contents:
+        found = zlib.crc32(content, found)
+    return f"{found:08x}"

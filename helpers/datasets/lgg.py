@@ -1,32 +1,28 @@
 """LGG brain tumours in MR (Kaggle, mateuszbuda/lgg-mri-segmentation): three-channel slices of 110 patients."""
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from helpers.data import DataError, Dataset, Label, Split, Task, evenly, resize, split_subjects
+from helpers.data import DataError, Dataset, Label, Split, Task, split_subjects
 from helpers.datasets.files import Files, UnreadableError, check_paired, in_parallel, read_picture
 
 LABELS = (Label("background", 0, "#000000"), Label("tumour", 255, "#E69F00"))
 NAME = re.compile(r"(TCGA_\w+?_\d{8})_(\d+)(_mask)?\.tif", re.IGNORECASE)
 
 
-def load(path=None, size=None, limit=None, seed=0):
-    """Read Kaggle's folder or zip, split by patient 70 / 10 / 20 %: see `helpers.data.load`.
+def load(recipe):
+    """Read Kaggle's folder or zip, split by patient 70 / 10 / 20 %.
 
     Channels are pre-contrast, FLAIR and post-contrast. Damaged files are left out and named in the origin.
     """
-    if path is None:
-        raise DataError("The LGG slices have to be on this machine: give, as DATA, the path of Kaggle's zip or folder "
-                        "kaggle_3m (kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation).")
-    files = Files(path)
+    files = Files(Path(recipe.data).expanduser())
     pairs = find_pairs(files)
     read, damaged = {}, []
-    for name, patients in split_subjects([patient for patient, _ in pairs], seed).items():
+    for name, patients in split_subjects([patient for patient, _ in pairs], recipe.seed).items():
         keys = [key for key in sorted(pairs) if key[0] in patients]
-        keys = [keys[i] for i in evenly(len(keys), limit)]
-        slices = dict(zip(keys, in_parallel(lambda key: read_pair(files, *pairs[key], size), keys)))
+        slices = dict(zip(keys, in_parallel(lambda key: read_pair(files, *pairs[key]), keys)))
         damaged += [found for found in slices.values() if isinstance(found, UnreadableError)]
         read[name] = [(key, found) for key, found in slices.items() if not isinstance(found, UnreadableError)]
     left_out = f"; {len(damaged)} damaged slices left out: {' '.join(map(str, damaged))}" if damaged else ""
@@ -48,7 +44,7 @@ def find_pairs(files):
     return {key: (images[key], masks[key]) for key in images}
 
 
-def read_pair(files, image, mask, size):
+def read_pair(files, image, mask):
     """One slice (H, W, 3) with its labels (H, W), or the error that tells which file is damaged."""
     try:
         picture, drawn = read_picture(files, image, ("RGB",)), read_picture(files, mask)
@@ -59,14 +55,15 @@ def read_pair(files, image, mask, size):
     strange = np.setdiff1d(drawn, [0, 255])
     if len(strange):
         raise DataError(f"{mask} has the greys {strange[:8].tolist()}; a mask has only 0 and 255.")
-    return resize(picture, size), resize(drawn // 255, size)
+    return picture, drawn // 255
 
 
 def make_split(name, whole, task):
     """A Split of [((patient, slice), (image, labels))]; DataError when slices differ in size."""
     shapes = {pair[0].shape for _, pair in whole}
     if len(shapes) > 1:
-        raise DataError(f"Slices of {name} have different sizes: {sorted(shapes)}. Give a size to bring them to one.")
+        raise DataError(f"Slices of {name} have different sizes: {sorted(shapes)}. Give slices of one size.")
     images, labels = (np.stack([pair[part] for _, pair in whole]) if whole else np.empty((0, 1, 1, 3)[:4 - part])
                       for part in (0, 1))
-    return Split(name, images, labels, np.array([key[0] for key, _ in whole]), task)
+    subjects, positions = (np.array([key[part] for key, _ in whole]) for part in (0, 1))
+    return Split(name, images, labels, subjects, task, positions)

@@ -1,31 +1,28 @@
 """Cell nuclei (2018 Data Science Bowl, BBBC038): colour pictures with one mask per nucleus, merged to one."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
+from PIL import Image
 
-from helpers.data import (DataError, Dataset, Label, Split, Task, evenly, has_bright_background, resize,
-                          split_subjects)
+from helpers.data import DataError, Dataset, Label, Split, Task, has_bright_background, split_subjects
 from helpers.datasets.files import Files, in_parallel, read_picture
 
 LABELS = (Label("background", 0, "#000000"), Label("nuclei", 255, "#56B4E9"))
-SIDE = 128  # pixels, unless another size is asked for: pictures come in many sizes
+SIDE = 128  # pixels, as in the brief: pictures come in many sizes
 
 
-def load(path=None, size=None, limit=None, seed=0):
-    """Read Kaggle's folder or zip, split 70 / 10 / 20 % by picture and look: see `helpers.data.load`."""
-    if path is None:
-        raise DataError("The nuclei have to be on this machine: give, as DATA, the path of stage1_train, its zip or "
-                        "the folder around it (bbbc.broadinstitute.org/BBBC038).")
-    files = Files(path)
+def load(recipe):
+    """Read Kaggle's folder or zip, pictures brought to 128x128, split 70 / 10 / 20 % by picture and background."""
+    files = Files(Path(recipe.data).expanduser())
     found = find_pictures(files)
-    read = dict(zip(found, in_parallel(lambda item: read_one(files, item[0], *item[1], size or SIDE), found.items())))
-    looks = {name: has_bright_background(image) for name, (image, _) in read.items()}
-    task = Task("nuclei (2018 Data Science Bowl)", LABELS, f"{files.path.name}, split by picture and background",
-                mirrors=(1, 2))
+    read = dict(zip(found, in_parallel(lambda item: read_one(files, item[0], *item[1]), found.items())))
+    kinds = {name: has_bright_background(image) for name, (image, _) in read.items()}
+    task = Task("nuclei (2018 Data Science Bowl)", LABELS, f"{files.path.name}, every picture brought to "
+                f"{SIDE}x{SIDE} pixels, split by picture and background", mirrors=(1, 2))
     splits = []
-    for name, pictures in split_subjects(list(found), seed, looks).items():
-        chosen = [sorted(pictures)[i] for i in evenly(len(pictures), limit)]
+    for name, pictures in split_subjects(list(found), recipe.seed, kinds).items():
+        chosen = sorted(pictures)
         images, labels = (np.stack([read[picture][part] for picture in chosen]) for part in (0, 1))
         splits.append(Split(name, images, labels, np.array(chosen), task))
     return Dataset(*splits)
@@ -51,8 +48,8 @@ def find_pictures(files):
     return {name: (images[name], masks[name]) for name in images}
 
 
-def read_one(files, name, image, masks, size):
-    """One picture (size, size, 3) and its merged labels (size, size): 1 wherever any nucleus is."""
+def read_one(files, name, image, masks):
+    """One picture (128, 128, 3) and its merged labels (128, 128), 1 wherever any nucleus is: by nearest neighbour."""
     picture = read_picture(files, image, ("RGBA", "RGB", "L"))
     merged = np.zeros(picture.shape[:2], np.uint8)
     for mask in masks:
@@ -60,4 +57,5 @@ def read_one(files, name, image, masks, size):
         if drawn.shape != merged.shape:
             raise DataError(f"{mask} is {drawn.shape} pixels, its picture {merged.shape}. They must be equal.")
         merged |= (drawn > 0).astype(np.uint8)
-    return resize(picture, size), resize(merged, size)
+    return tuple(np.asarray(Image.fromarray(array).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+                 for array in (picture, merged))

@@ -9,35 +9,37 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from helpers.data import TISSUES, DataError, Dataset, Split, Task, evenly, resize
-from helpers.datasets.files import TAR, Files, check_paired, in_parallel, read_picture
+from helpers.data import FRAME, OASIS_BOX, TISSUES, DataError, Dataset, Split, Task, thin
+from helpers.datasets.files import Files, check_paired, in_parallel, read_picture
 
 FOLDERS = {"train": "train", "validation": "validate", "test": "test"}  # split -> word in the folder's name
 REFERENCE = Path(__file__).with_name("oasis_reference.json")  # folder -> case -> digest of its 32 files
 NAME = re.compile(r"(case|seg)_(\d+)_slice_(\d+)\.(?:nii\.)?png", re.IGNORECASE)
 
 
-def load(path=None, size=None, limit=None, seed=0):
-    """Read the three splits from a folder or zip of course slices, or from OASIS-1 discs: see `helpers.data.load`."""
-    if path is None:
-        raise DataError("The OASIS slices have to be on this machine: give their path, a folder or the zip "
-                        "keras_png_slices_data.zip. The README says where to get them.")
-    if path.name.endswith(TAR):
-        return discs().load(path, size, limit, seed)
+def load(recipe):
+    """The three splits from a folder or zip of course slices, or from unpacked OASIS-1 discs.
+
+    Of the course's own slices, whose box is known, only those that the recipe takes are read; of others all.
+    """
+    path = Path(recipe.data).expanduser()
+    if path.name.endswith((".tar.gz", ".tgz", ".tar")) or path.is_dir() and discs().is_disc(path):
+        return discs().load(recipe)
     files = Files(path)
     folders = {PurePosixPath(folder).name for folder in files.folders()}
     missing = [name for name in folder_names() if name not in folders]
-    if len(missing) == len(folder_names()) and path.is_dir() and discs().is_disc(path):
-        return discs().load(path, size, limit, seed)
     if missing:
         found = ", ".join(f"{folder}/ ({len(names)} files)" for folder, names in list(files.folders().items())[:8])
         raise DataError(f"{files.path.name} lacks {', '.join(missing)}. Found: {found or 'nothing'}. "
                         "Give the folder or zip that holds all six keras_png_slices folders.")
     slices = find_slices(files)
-    splits = [read_split(files, split, slices, size, limit) for split in FOLDERS]
     genuine, finding = compare_with_reference(files, slices)
-    task = Task("OASIS brain slices" if genuine else splits[0].task.title, TISSUES, f"{files.path.name}: {finding}")
-    return Dataset(*(replace(split, task=task) for split in splits))
+    task = Task("OASIS brain slices" if genuine else f"{files.path.name} (OASIS layout)", TISSUES,
+                f"{files.path.name}: {finding}")
+    splits = [read_split(files, split, slices, task, *(recipe.taken(split) if genuine else ())) for split in FOLDERS]
+    found = Dataset(*splits, OASIS_BOX if genuine else None)
+    of_atlas = found.image_shape[:2] == (FRAME, FRAME) and OASIS_BOX.holds(found.box)
+    return replace(found, box=OASIS_BOX) if of_atlas else found
 
 
 def discs():
@@ -90,23 +92,23 @@ def spans(numbers):
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def read_split(files, split, slices, size=None, limit=None):
-    """Read one split, in anatomical order, each slice kept with its subject."""
+def read_split(files, split, slices, task, n=None, people=None):
+    """Read one split, in anatomical order, each slice with its subject and position; `n` slices of `people` people."""
     pairs = find_pairs(files, split, slices)
-    pairs = [pairs[i] for i in evenly(len(pairs), limit)]
+    whole = len(pairs)
+    pairs = [pairs[i] for i in thin([case for (case, _), _, _ in pairs], n, people)]
     shape = read_picture(files, pairs[0][1]).shape
-    side = (size, size) if size else shape
-    images, labels = np.empty((len(pairs), *side, 1), np.uint8), np.empty((len(pairs), *side), np.uint8)
+    images, labels = np.empty((len(pairs), *shape, 1), np.uint8), np.empty((len(pairs), *shape), np.uint8)
 
     def fill(index):
         """Read one pair into its place."""
         _, image, mask = pairs[index]
-        images[index, ..., 0] = resize(read_slice(files, image, shape), size)
-        labels[index] = resize(to_labels(read_slice(files, mask, shape), mask, files), size)
+        images[index, ..., 0] = read_slice(files, image, shape)
+        labels[index] = to_labels(read_slice(files, mask, shape), mask, files)
 
     in_parallel(fill, range(len(pairs)))
-    task = Task(f"{files.path.name} (OASIS layout)", TISSUES, files.path.name)
-    return Split(split, images, labels, np.array([f"case_{case:03d}" for (case, _), _, _ in pairs]), task)
+    subjects, positions = zip(*((f"case_{case:03d}", number) for (case, number), _, _ in pairs))
+    return Split(split, images, labels, np.array(subjects), task, np.array(positions), whole)
 
 
 def find_pairs(files, split, slices):

@@ -3,6 +3,8 @@
 Every subject is the average brain, bent and folded at random, with its own amount of CSF, contrast, bias
 field and noise, inside a skull and scalp, lying sideways as in the course's slices. The label of a pixel
 is its largest tissue share and its grey is the shares times that subject's greys, so image and label agree.
+They take the way of real slices: made at 1 mm in the atlas's 176x208 pixels, the maximum of every slice 255, padded
+to 256x256.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +17,11 @@ from nilearn import datasets as nilearn_data
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from helpers.data import TISSUES, Dataset, Split, Task, evenly
+from helpers.data import FRAME, OASIS_BOX, TISSUES, Dataset, Split, Task, thin
 
 SUBJECTS = {"train": 40, "validation": 6, "test": 8}
 UNSEEN = sum(SUBJECTS.values())  # number of a subject in none of them
 SLICES = 32  # per subject, 1 mm apart, from the thalamus upwards
-FRAME = 256  # mm, and pixels unless another size is asked for
 CENTRE = np.array([98.0, 117.0, 87.0])  # of the brain at the middle slice, in MNI152 voxels (x, y, z)
 SCALE = 0.95  # the OASIS atlas is smaller than MNI152: brain 171 x 137 mm on the real slice
 ORIGIN = "made from the MNI152 maps that nilearn carries"
@@ -45,16 +46,17 @@ COURSE = Spread()  # as alike as the course's slices are
 VARIED = Spread(4, 0.06, 5, 12, (0.4, 1.6), (1.5, 8), 0.18, (1, 3.5), 0.5)
 
 
-def load(path=None, size=None, limit=None, seed=0, spread=COURSE, title="practice brains (synthetic)"):
-    """Make 40 / 6 / 8 subjects of 32 slices: see `helpers.data.load`.
-
-    A smaller `size` has larger pixels, each with the tissue at its middle. `path` is not used.
-    """
+def load(recipe, spread=COURSE, title="practice brains (synthetic)"):
+    """Make 40 / 6 / 8 subjects of 32 slices; only the slices that the recipe takes are made."""
     splits, task = [], Task(title, TISSUES, ORIGIN)
     for split, subjects in numbered_subjects().items():
-        chosen = evenly(len(subjects) * SLICES, limit)
-        splits.append(Split(split, *make_split(subjects, chosen, size or FRAME, seed, spread), task))
-    return Dataset(*splits)
+        numbers = np.repeat(subjects, SLICES)
+        chosen = thin(numbers, *recipe.taken(split))
+        positions = chosen % SLICES
+        images, labels = make_slices(numbers[chosen], positions, recipe.seed, spread)
+        names = np.array([f"practice_{number:03d}" for number in numbers[chosen]])
+        splits.append(Split(split, images, labels, names, task, positions, len(numbers)))
+    return Dataset(*splits, OASIS_BOX)
 
 
 def numbered_subjects():
@@ -63,32 +65,31 @@ def numbered_subjects():
     return {name: range(end - SUBJECTS[name], end) for name, end in zip(SUBJECTS, ends)}
 
 
-def make_split(subjects, chosen, size, seed, spread):
-    """Images, labels and subject names of the `chosen` slices, counted over all subjects of a split."""
+def make_slices(subjects, positions, seed=0, spread=COURSE):
+    """Images (N, 256, 256, 1) and labels (N, 256, 256) of slices, given by subject number and position, in order."""
     atlas()  # made once, before the threads ask for it
     with ThreadPoolExecutor() as pool:
-        made = list(pool.map(lambda s: make_subject(
-            subjects[s], chosen[chosen // SLICES == s] % SLICES, size, seed, spread), np.unique(chosen // SLICES)))
-    images, labels = (np.concatenate(arrays) for arrays in zip(*made))
-    names = np.array([f"practice_{subjects[index // SLICES]:03d}" for index in chosen])
-    return images[..., None], labels, names
+        made = list(pool.map(lambda s: make_subject(s, positions[subjects == s], seed, spread), np.unique(subjects)))
+    images, labels = (OASIS_BOX.paste(np.concatenate(arrays), (FRAME, FRAME)) for arrays in zip(*made))
+    return images[..., None], labels
 
 
-def make_subject(number, slices, size=FRAME, seed=0, spread=COURSE):
-    """Images and labels, uint8 (n, size, size), of the given slices (0..31) of subject `number`."""
+def make_subject(number, slices, seed=0, spread=COURSE):
+    """Images and labels, uint8 (n, 176, 208), of the given slices (0..31) of subject `number`."""
     rng = np.random.default_rng([seed, number])
     tissues, distance = atlas()
-    head, brain = where_slices_lie(slices, size, rng, spread)  # (3, n, H, W) each
+    head = where_slices_lie(slices, rng, spread)  # (3, n, H, W)
     away = sample(distance, head, cval=60)  # mm from the brain's surface, negative inside
     inside = away < 3
     shares = np.zeros((3, *away.shape), np.float32)  # CSF, grey matter, white matter
-    shares[:, inside] = individual(tissues, brain[:, inside], away[inside], rng)
+    shares[:, inside] = individual(tissues, bent(head[:, inside], rng), away[inside], rng)
     labels = np.where(away < 0, 1 + shares.argmax(0), 0).astype(np.uint8)
-    image = paint(shares, away, head, rng, spread)
+    image = paint(shares, away, head, rng, spread, slices)
     if rng.random() < spread.stripped:  # cut off what is not brain, and CSF on it down to some depth
         cut = (away >= 0) | (labels == 1) & (away > -rng.uniform(0, 15))
         image[cut], labels[cut] = 0, 0
-    return image, labels
+    top = np.maximum(image.max((1, 2), keepdims=True), 1)
+    return (image * (255 / top)).round().astype(np.uint8), labels
 
 
 def write_scan(file, number=UNSEEN, seed=0, axes="PSR", spread=COURSE):
@@ -99,7 +100,7 @@ def write_scan(file, number=UNSEEN, seed=0, axes="PSR", spread=COURSE):
     turn = nib.orientations.ornt_transform(*map(nib.orientations.axcodes2ornt, ("RAS", axes)))
     written = file, file.with_name(file.name.replace(".nii.gz", "_seg.nii.gz"))
     file.parent.mkdir(parents=True, exist_ok=True)
-    for slices, to in zip(make_subject(number, range(SLICES), seed=seed, spread=spread), written):
+    for slices, to in zip(make_subject(number, range(SLICES), seed, spread), written):
         upright = nib.Nifti1Image(slices.transpose(1, 2, 0), np.eye(4))  # left to right, back to front, 1 mm
         nib.save(upright.as_reoriented(turn), to)
     return written
@@ -116,21 +117,25 @@ def atlas():
     return np.stack([grey, white]), ndimage.gaussian_filter(distance.astype(np.float32), 3)
 
 
-def where_slices_lie(slices, size, rng, spread):
-    """MNI152 voxel coordinates (3, n, H, W) of the slices' pixels, twice: for the head, and bent for the brain.
+def where_slices_lie(slices, rng, spread):
+    """MNI152 voxel coordinates (3, n, H, W) of the slices' pixels, of a head that is turned, stretched and shifted.
 
-    Rows run left to right, columns back to front. The head is only turned and stretched, the brain within it
-    is bent as well: registered heads are alike, the folds inside are not.
+    Rows run left to right, columns back to front.
     """
-    row, column = (np.mgrid[:size, :size] + 0.5) * FRAME / size - FRAME / 2
+    box = OASIS_BOX
+    row, column = np.mgrid[box.top:box.top + box.height, box.left:box.left + box.width] + 0.5 - FRAME / 2
     height = (np.asarray(slices)[:, None, None] - SLICES / 2) * between(*spread.spacing, rng)
     points = np.stack(np.broadcast_arrays(row, column, height)).astype(np.float32)  # mm in the scanner
     turn = Rotation.from_euler("xyz", rng.normal(0, spread.turn, 3), degrees=True).as_matrix()
     stretch = np.diag(rng.normal(1, spread.stretch, 3) / SCALE)
     shift = (CENTRE + rng.normal(0, spread.shift, 3)).astype(np.float32)
-    head = np.tensordot((turn @ stretch).astype(np.float32), points, 1) + shift[:, None, None, None]
-    bend = [smooth_field(head, 30, 2.0, rng) + smooth_field(head, 12, 0.8, rng) for _ in range(3)]
-    return head, head + np.stack(bend)
+    return np.tensordot((turn @ stretch).astype(np.float32), points, 1) + shift[:, None, None, None]
+
+
+def bent(points, rng):
+    """Points (3, n) of the brain, bent at random: registered heads are alike, the folds inside are not."""
+    return points + np.stack([smooth_field(points, 30, 2.0, rng) + smooth_field(points, 12, 0.8, rng)
+                              for _ in range(3)])
 
 
 def individual(tissues, points, away, rng):
@@ -152,10 +157,10 @@ def individual(tissues, points, away, rng):
     return sharp / sharp.sum(0)
 
 
-def paint(shares, away, points, rng, spread):
-    """Grey images, uint8 (n, H, W), from tissue shares and the distance to the brain's surface in mm."""
-    greys = np.array([rng.normal(26, spread.grey), rng.normal(78, spread.grey), rng.normal(116, 1.25 * spread.grey)])
-    blur = rng.uniform(*spread.blur) * shares.shape[-1] / FRAME  # mm, in pixels: a scanner mixes tissues at borders
+def paint(shares, away, points, rng, spread, slices):
+    """Grey images, float32 (n, H, W) from 0, from tissue shares and the distance to the brain's surface in mm."""
+    greys = np.array([rng.normal(25, spread.grey), rng.normal(74, spread.grey), rng.normal(109, 1.25 * spread.grey)])
+    blur = rng.uniform(*spread.blur)  # mm: a scanner mixes tissues at borders
     tissue = np.tensordot(greys.astype(np.float32), shares, 1)
     tissue = ndimage.gaussian_filter(tissue, (0, blur, blur))
     bias = 1 + smooth_field(points, 70, spread.bias, rng)
@@ -163,10 +168,10 @@ def paint(shares, away, points, rng, spread):
     shell = np.interp(depth, *shell_profile(rng)).astype(np.float32)
     blend = np.clip(away + 0.5, 0, 1)  # the edge of the brain is not a knife's
     image = ((1 - blend) * tissue + blend * shell) * bias
-    noise = rng.normal(0, rng.uniform(*spread.noise), (2, *image.shape)).astype(np.float32)
+    sd, own = rng.uniform(*spread.noise), rng.spawn(SLICES)  # a slice's noise is the same whatever others are made
+    noise = np.stack([own[k].normal(0, sd, (2, *image.shape[1:])) for k in slices], 1).astype(np.float32)
     scanned = depth < 26  # beyond, the release has cut the air to zero
-    image = np.hypot(image + noise[0], noise[1]) * scanned  # Rician noise, as in magnitude images
-    return np.clip(image, 0, 255).round().astype(np.uint8)
+    return np.hypot(image + noise[0], noise[1]) * scanned  # Rician noise, as in magnitude images
 
 
 def between(low, high, rng):

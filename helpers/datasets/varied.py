@@ -3,6 +3,6 @@
 from helpers.datasets import practice
 
 
-def load(path=None, size=None, limit=None, seed=0):
+def load(recipe):
     """Make them: see `helpers.datasets.practice.load`."""
-    return practice.load(path, size, limit, seed, practice.VARIED, "varied practice brains (synthetic)")
+    return practice.load(recipe, practice.VARIED, "varied practice brains (synthetic)")

@@ -8,28 +8,30 @@ import nibabel as nib
 import numpy as np
 from nibabel.processing import resample_from_to, resample_to_output
 
-from helpers.data import TISSUES, DataError, Task, split_dataset
+from helpers.data import FRAME, TISSUES, Box, DataError, Task, split_dataset
 from helpers.datasets.files import in_parallel
 
-FRAME = 256  # pixels of 1 mm
 SPACING = 2.0  # mm between slices
 FEWEST = 100  # labelled voxels
 LARGEST, LARGEST_MM = 1024, 512  # voxels, mm along an axis
+HEAD = 25  # grey values above this are taken for head, those below for air
 NAME = re.compile(r"(.+?)(_seg)?\.(nii\.gz|nii|hdr|img)", re.IGNORECASE)
 
 
-def load(path=None, size=None, limit=None, seed=0):
+def load(recipe):
     """Read NAME.nii.gz with NAME_seg.nii.gz (or .nii, or .hdr with .img), split by subject 70 / 10 / 20 %.
 
     Labels are 0 background, 1 CSF, 2 grey matter, 3 white matter; one volume is one subject. Any orientation and
-    spacing: volumes are brought to 1 mm pixels, axial slices 2 mm apart, each `helpers.data.load`'s way.
+    spacing: volumes are brought to 1 mm pixels, axial slices 2 mm apart, in a frame of 256x256.
     """
-    if path is None or not path.is_dir():
+    path = Path(recipe.data).expanduser()
+    if not path.is_dir():
         raise DataError(f"Volumes are read from a folder with NAME.nii.gz and NAME_seg.nii.gz in it; {path} is none.")
     pairs = find_pairs(path)
     made = in_parallel(lambda item: to_slices(*read_pair(*item)), pairs.values())
-    task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {path.name}/, split by subject")
-    return split_dataset(dict(zip(pairs, made)), task, size, limit, seed, shares=(0.1, 0.2))
+    task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {path.name}/, brought to axial slices of "
+                f"1 mm pixels, {SPACING:g} mm apart, split by subject")
+    return split_dataset(dict(zip(pairs, made)), task, recipe.seed, shares=(0.1, 0.2))
 
 
 def find_pairs(folder):
@@ -110,11 +112,12 @@ def check_greys(volume, name):
                         "Export the scan without rescaling it.")
 
 
-def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING):
+def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING, corner=None):
     """Axial slices uint8 (n, 256, 256) and their labels, brain sideways: rows left to right, columns back to front.
 
     Pixels are 1 mm, slices `spacing` mm apart, from the share `start` of the labelled height upwards: `count` of them,
-    or as many as have labels. Greys run from 0 to the volume's 99.9th percentile above 0.
+    or as many as have labels. Greys run from 0 to the volume's 99.9th percentile above 0. The frame begins at
+    `corner`, or where it has the head in its middle.
     """
     volume = resample_to_output(volume, (1, 1, spacing), order=1)
     labels = resample_from_to(labels, volume, order=0)
@@ -124,7 +127,8 @@ def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING):
         raise DataError(f"A label volume has no tissue on slices {spacing} mm apart: it labels next to nothing.")
     first = heights[0] + round(start * (heights[-1] - heights[0]))
     chosen = range(first, heights[-1] + 1)[:count]
-    return tuple(np.stack([framed(array[:, :, z]) for z in chosen]) for array in (greys, labels))
+    corner = corner or frame_corner(greys)
+    return tuple(framed(array, corner)[list(chosen)] for array in (greys, labels))
 
 
 def to_greys(volume):
@@ -134,12 +138,17 @@ def to_greys(volume):
     return np.clip(values * (255 / top), 0, 255).round().astype(np.uint8)
 
 
-def framed(plane):
-    """A plane in the middle of 256x256 pixels: padded with zeros, or cut where it is larger."""
-    for axis in (0, 1):
-        spare = FRAME - plane.shape[axis]
-        if spare < 0:
-            plane = plane.take(range(-(spare // 2), -(spare // 2) + FRAME), axis)
-        else:
-            plane = np.pad(plane, [(spare // 2, spare - spare // 2) if a == axis else (0, 0) for a in (0, 1)])
-    return plane
+def frame_corner(greys, frame=(FRAME, FRAME)):
+    """Row and column of an upright volume (x, y, z) at which a frame begins that has the head in its middle."""
+    corner = []
+    for axis, length in enumerate(frame):
+        counts = (greys > HEAD).sum(axis=(1 - axis, 2))
+        head = np.flatnonzero(counts > 0.1 * counts.max())  # not a nose, not a single bright voxel
+        middle = (head[0] + head[-1] + 1) / 2 if len(head) else greys.shape[axis] / 2
+        corner.append(int(np.floor(middle - length / 2)))
+    return tuple(corner)
+
+
+def framed(volume, corner, frame=(FRAME, FRAME)):
+    """The axial planes of an upright volume (x, y, z) as slices (z, H, W) of a frame that begins at `corner`."""
+    return Box(*corner, *frame).cut(np.moveaxis(volume, 2, 0))

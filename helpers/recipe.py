@@ -1,0 +1,265 @@
+"""Recipe: every option of a run, checked whole before anything is loaded. Imports neither Keras nor numpy.
+
+`python -m helpers.recipe` lists the options and what each data set is trained with.
+"""
+
+import difflib
+import html
+import os
+import shlex
+import sys
+from dataclasses import dataclass, field, fields, replace
+
+MULTIPLE = 16  # networks halve a slice four times
+ENVIRONMENT = "OASIS_OPTIONS"  # options read last; tests run the notebook briefly by it
+
+
+class UserError(Exception):
+    """Something given is wrong. The message says what and what to do; a notebook shows it without a stack."""
+
+    def _render_traceback_(self):
+        return [f"{type(self).__name__}: {self}"]
+
+
+class RecipeError(UserError):
+    """Options that cannot be: the message has one sentence for each."""
+
+
+def option(default, meaning, kind, least=None, most=None, **more):
+    """A field of Recipe: its default, its meaning with unit, and what it may be.
+
+    `more`: choices; `none`, what None is called; `stage`, what it decides; `also`, a check that says what is wrong.
+    """
+    more = dict(choices=(), none=None, stage="training", also=None) | more
+    return field(default=default, metadata=dict(meaning=meaning, kind=kind, least=least, most=most, **more))
+
+
+@dataclass(frozen=True, repr=False)
+class Recipe:
+    """What to train, on what, how, and how to predict with it; RecipeError names every wrong option at once."""
+
+    dataset: str
+    data: str = ""
+    machine: str = "processor"  # or GPU
+    network: str = option("improved_unet", "which network", str, choices=("improved_unet", "unet"))
+    filters: int = option(16, "feature maps at full resolution, doubled at each level down", int, 1, 256)
+    dropout: float = option(0.0, "share of feature maps dropped in context modules", float, 0, 0.95)
+    size: int = option(None, "longer side, in pixels, of what the network sees; it shrinks slices, never the truth", int,
+                       32, 4096, none="whole", also=lambda n: n % MULTIPLE == 0 or f"a multiple of {MULTIPLE}")
+    people: int = option(None, "people to learn from", int, 1, none="all", stage="data")
+    slices: int = option(None, "training slices, spread evenly over people and positions", int, 1, none="all",
+                         stage="data")
+    validation_slices: int = option(None, "validation slices, spread likewise", int, 1, none="all", stage="data")
+    test_slices: int = option(None, "test slices; fewer than all get no grade", int, 1, none="all", stage="data")
+    epochs: int = option(8, "passes through the training slices", int, 1, 100_000)
+    batch: int = option(8, "slices in one step", int, 1, 4096)
+    learning_rate: float = option(3e-3, "highest learning rate, after the warm-up", float, 1e-7, 1)
+    weight_decay: float = option(1e-4, "weight decay of AdamW", float, 0, 1)
+    augment: float = option(0.0, "share of slices rotated, scaled and shifted; the others are mirrored and change their "
+                            "greys; none: no augmentation at all", float, 0, 1, none="none")
+    oversample: int = option(1, "how often an epoch shows each picture of the rarer background", int, 1, 100)
+    loss: str = option("dice+cross_entropy", "what training minimises", str,
+                       choices=("dice+cross_entropy", "dice", "cross_entropy"))
+    start: str = option(None, "first weights: varied (practice brains that differ much, trained first) or the folder of "
+                        "a finished run", str, none="random")
+    seed: int = option(0, "fixes everything random", int, 0, 2**31)
+    mirrors: bool = option(True, "average the prediction with those of mirror images", bool, stage="prediction")
+    largest: bool = option(False, "keep only the largest connected component of each subject", bool,
+                           stage="prediction")
+    networks: int = option(1, "networks, from seeds in a row, whose probabilities are averaged", int, 1, 100,
+                           stage="prediction")
+    reasons: dict = field(default_factory=dict, compare=False)  # option -> who chose its value
+
+    @classmethod
+    def choose(cls, dataset, options="", data="", gpu=False):
+        """The recipe that suits this machine, then this data set, then `options`, a text such as "epochs=10 seed=1".
+
+        `gpu` says whether there is one, or is a function that does, called once everything else is right.
+        """
+        data = str(data or "")
+        reader, wrong = parse(options)
+        environment, more = parse(os.environ.get(ENVIRONMENT, ""))
+        given = reader | environment
+        wrong += more + misplaced(dataset, data, given)
+        wrong += [sentence for spec in options_of(cls) if spec.name in given
+                  if (sentence := complaint(spec, given[spec.name]))]
+        if wrong:
+            raise RecipeError("\n".join(wrong))
+        machine = "GPU" if (gpu() if callable(gpu) else gpu) else "processor"
+        own = SETS[dataset]
+        values, reasons = {}, {}
+        for reason, layer in (("this machine", MACHINES[machine]), ("this data set", own.get("both", {})),
+                              ("this data set", own.get(machine, {})), ("you", reader), ("environment", environment)):
+            values |= layer
+            reasons |= dict.fromkeys(layer, reason)
+        return cls(dataset, data, machine, **values, reasons=reasons)
+
+    def __post_init__(self):
+        wrong = [sentence for spec in options_of(Recipe) if (sentence := complaint(spec, getattr(self, spec.name)))]
+        if wrong:
+            raise RecipeError("\n".join(wrong))
+        for spec in options_of(Recipe):  # 1 for 1.0 is another text, and another run's name
+            if spec.metadata["kind"] is float and getattr(self, spec.name) is not None:
+                object.__setattr__(self, spec.name, float(getattr(self, spec.name)))
+
+    def change(self, **options):
+        """The same recipe with other `options`."""
+        unknown = [f"There is no option {name!r}.{nearest(name, names())}" for name in options if name not in names()]
+        if unknown:
+            raise RecipeError("\n".join(unknown))
+        return replace(self, **options, reasons=self.reasons | dict.fromkeys(options, "you"))
+
+    def plain(self):
+        """The recipe of the plain U-Net beside it: slower steps, as is usual without normalisation, random weights."""
+        return self.change(network="unet", learning_rate=1e-3, dropout=0.0, start=None, networks=1)
+
+    def starting(self):
+        """The recipe of the run that `start` names, with this one's network; None where it names none."""
+        if self.start not in SETS:
+            return None
+        shape = f"network={self.network} filters={self.filters} dropout={self.dropout} seed={self.seed}"
+        return Recipe.choose(self.start, shape, gpu=self.machine == "GPU")
+
+    @property
+    def training(self):
+        """The options that decide the weights, besides the data."""
+        return {spec.name: getattr(self, spec.name) for spec in options_of(Recipe)
+                if spec.metadata["stage"] == "training"}
+
+    def taken(self, split):
+        """How many slices of how many people of a split are taken; None: all."""
+        return {"train": (self.slices, self.people), "validation": (self.validation_slices, None),
+                "test": (self.test_slices, None)}[split]
+
+    def rows(self):
+        """One (option, value, who chose it, meaning) for each option."""
+        return [(spec.name, in_words(spec, getattr(self, spec.name)), self.reasons.get(spec.name, "default"),
+                 spec.metadata["meaning"]) for spec in options_of(Recipe)]
+
+    def title(self):
+        """Data set and machine, in words."""
+        return f"Recipe for {self.dataset} on a {self.machine}"
+
+    def __repr__(self):
+        return "\n".join([self.title(), *(f"{name:17} {value:19} {why:14} {what}"
+                                          for name, value, why, what in self.rows())])
+
+    def _repr_html_(self):
+        head = "".join(f'<th style="text-align:left">{cell}</th>' for cell in ("option", "value", "chosen by", "meaning"))
+        body = "".join("<tr>" + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row)
+                       + "</tr>" for row in self.rows())
+        return f"<p><b>{self.title()}</b></p><table><tr>{head}</tr>{body}</table>"
+
+
+MACHINES = {"processor": dict(slices=640, validation_slices=280, epochs=8, batch=8),
+            "GPU": dict(slices=None, validation_slices=None, epochs=30, batch=16)}
+
+# What each data set is trained with (both machines, or one), which options it lacks, and what DATA must be.
+SETS = {
+    "practice": dict(both=dict(dropout=0.1), processor=dict(slices=256, validation_slices=96, epochs=4),
+                     lacks=("oversample", "largest")),
+    "varied": dict(both=dict(dropout=0.1, augment=0.7), processor=dict(slices=400, validation_slices=96, epochs=8),
+                   lacks=("oversample", "largest")),
+    "oasis": dict(processor=dict(slices=2416), lacks=("oversample", "largest"),
+                  data="the folder or zip of the course's slices (keras_png_slices_data.zip), or unpacked OASIS-1 discs"),
+    "volumes": dict(both=dict(epochs=24, batch=8, start="varied"), lacks=("oversample", "largest"),
+                    data="a folder of NAME.nii.gz with NAME_seg.nii.gz"),
+    "lgg": dict(both=dict(epochs=24, batch=8, augment=0.7), processor=dict(size=128), lacks=("oversample", "start"),
+                data="Kaggle's zip or folder kaggle_3m (kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation)"),
+    "nuclei": dict(both=dict(epochs=37, batch=4, learning_rate=2e-3, augment=0.7, oversample=3),
+                   lacks=("people", "largest", "start"),
+                   data="the folder or zip of stage1_train (bbbc.broadinstitute.org/BBBC038)"),
+}
+
+
+def options_of(recipe):
+    """The fields of Recipe that are options."""
+    return [spec for spec in fields(recipe) if spec.metadata]
+
+
+def names():
+    """The options' names."""
+    return [spec.name for spec in options_of(Recipe)]
+
+
+def nearest(word, words):
+    """A question that offers the nearest of some words, or nothing."""
+    found = difflib.get_close_matches(str(word), list(words), 1)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def parse(text):
+    """{option: value} of a text such as "epochs=10 filters=32", and a sentence for everything in it that is none."""
+    specs, found, wrong = {spec.name: spec for spec in options_of(Recipe)}, {}, []
+    try:
+        words = shlex.split(str(text).replace(",", " "))
+    except ValueError:
+        return {}, [f"The options {text!r} have a quotation mark without its other."]
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in specs or not equals:
+            what = f"There is no option {name!r}." if equals else f"{word!r} is not like name=value."
+            wrong.append(f"{what}{nearest(name, specs) or ' The options are: ' + ', '.join(specs) + '.'}")
+        elif name in found:
+            wrong.append(f"{name} is given twice.")
+        else:
+            found[name] = to_value(specs[name], value)
+    return found, wrong
+
+
+def to_value(spec, text):
+    """A text as the kind of value an option has; as it is where it cannot be one, for the check to name."""
+    kind, none = spec.metadata["kind"], spec.metadata["none"]
+    if none and text.lower() in ("none", none):
+        return None
+    if kind is bool:
+        return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def complaint(spec, value):
+    """A sentence on what is wrong with an option's value; None if nothing is."""
+    rule = spec.metadata
+    kind, least, most = rule["kind"], rule["least"], rule["most"]
+    if value is None and rule["none"]:
+        return None
+    right = isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == isinstance(value, bool)
+    if right and (least is None or value >= least) and (most is None or value <= most):
+        if not rule["choices"] or value in rule["choices"]:
+            return None if not rule["also"] or (more := rule["also"](value)) is True else (
+                f"{spec.name} is {value!r}; it must be {more}.")
+    what = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+    what += f" from {least} to {most}" if most is not None else f", {least} or more" if least is not None else ""
+    what = " or ".join(rule["choices"]) or what
+    return f"{spec.name} is {value!r}; it must be {what}{', or ' + rule['none'] if rule['none'] else ''}."
+
+
+def misplaced(dataset, data, given):
+    """Sentences on a data set that is none, options that it lacks, and DATA that it needs or does not take."""
+    if not isinstance(dataset, str) or dataset not in SETS:
+        return [f"There is no data set {dataset!r}.{nearest(dataset, SETS)} Choose one of: {', '.join(SETS)}."]
+    lacks, needs = SETS[dataset].get("lacks", ()), SETS[dataset].get("data")
+    wrong = [f"{dataset} has no option {name}." for name in given if name in lacks]
+    if needs and not data:
+        wrong.append(f"{dataset} needs DATA: {needs}.")
+    if data and not needs:
+        wrong.append(f"{dataset} makes its own brains and takes no DATA, which is {data!r}. "
+                     "For the course's slices, DATASET is oasis.")
+    start, own = given.get("start"), [name for name in SETS if "data" not in SETS[name]]
+    if start is not None and start not in own and not os.path.isdir(os.path.expanduser(start)):
+        wrong.append(f"start is {start!r}; it must be {', '.join(own)}, the folder of a finished run, or random.")
+    return wrong
+
+
+def in_words(spec, value):
+    """An option's value as it is written in a text of options."""
+    return spec.metadata["none"] if value is None else str(value)
+
+
+if __name__ == "__main__":
+    for machine in MACHINES:
+        for name in sys.argv[1:] or SETS:
+            print(Recipe.choose(name, data="x" if SETS[name].get("data") else "", gpu=machine == "GPU"), "\n")

@@ -1,0 +1,120 @@
+"""Kill a training at every write step, go on, and compare with one that was never stopped.
+
+    python tests/benchmarks/kills.py
+
+Each training is a process of its own, of a tiny network with dropout, 5 epochs. It is killed (SIGKILL) before or after
+each sync, rename and removal of a file; then the same command goes on. Losses, best epoch, weights and files must be
+those of the uninterrupted run.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+STEPS = (1, 2, 3, 4, 6, 8, 11, 13, 14, 17, 20, 25)  # of some 40, before and after: writes of epochs 1 to 5, of the end
+
+
+def tiny(recipe, channels, n_labels):
+    """A network of one convolution, with dropout."""
+    from helpers import model
+    from helpers.backend import keras
+
+    image = keras.Input((None, None, channels), dtype="uint8")
+    x = keras.layers.Conv2D(16, 3, padding="same", activation="relu")(model.standardise(image))
+    x = keras.layers.SpatialDropout2D(0.3)(x)
+    return keras.Model(image, model.to_probabilities(keras.layers.Conv2D(n_labels, 1)(x)), name="tiny")
+
+
+def toy():
+    """Slices of random squares, their greys by label."""
+    import numpy as np
+
+    from helpers.data import TISSUES, Dataset, Split, Task
+
+    def made(name, subject, seed, n=16):
+        """One split of one subject."""
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 4, (n, 4, 4)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+        images = (labels * 70 + rng.integers(0, 20, labels.shape)).astype(np.uint8)
+        return Split(name, images[..., None], labels, np.array([subject] * n), Task("toy (synthetic)", TISSUES, "made"))
+
+    return Dataset(made("train", "a", 0), made("validation", "b", 1, 4), made("test", "c", 2, 4))
+
+
+def die_at(step):
+    """Make this process kill itself at the given call of those that change files."""
+    count = 0
+
+    def counted(function):
+        """The function, with a step before it and one after."""
+        def call(*args, **options):
+            nonlocal count
+            for when in ("before", "after"):
+                count += 1
+                if count == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if when == "before":
+                    result = function(*args, **options)
+            return result
+        return call
+
+    os.replace, os.fsync, os.unlink = counted(os.replace), counted(os.fsync), counted(os.unlink)
+
+
+def train(folder, step, policy):
+    """Train in this process, and print what came of it."""
+    sys.path.insert(0, str(ROOT))
+    import numpy as np
+
+    from helpers.backend import keras
+    from helpers.recipe import Recipe
+    from helpers.run import Run
+
+    keras.mixed_precision.set_dtype_policy(policy)
+    recipe = Recipe("practice", epochs=5, batch=4, augment=0.7)
+    run = Run(folder, recipe, toy(), build=tiny)
+    die_at(step)
+    run.train()
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.state["history"]]
+    weights = [np.asarray(w, "float64").sum() for w in run.network().get_weights()]
+    print(json.dumps([rows, run.best, weights, sorted(file.name for file in run.folder.iterdir())]))
+
+
+def result_of(folder, step, policy):
+    """(exit code, result or None) of such a training in a process of its own."""
+    done = subprocess.run([sys.executable, "-W", "ignore", __file__, folder, str(step), policy], capture_output=True,
+                          text=True)
+    if done.returncode not in (0, -signal.SIGKILL):
+        raise RuntimeError(done.stderr[-2000:])
+    return done.returncode, json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+
+
+def survivors(policy, steps, folder):
+    """{step: whether a run killed there ends as one that was not}."""
+    _, whole = result_of(f"{folder}/whole", 0, policy)
+    found = {}
+    for step in steps:
+        code, _ = result_of(f"{folder}/{step}", step, policy)
+        _, again = result_of(f"{folder}/{step}", 0, policy)
+        found[step] = code == -signal.SIGKILL and again == whole
+    return found
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4:
+        train(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    else:
+        total = []
+        for policy in ("float32", "mixed_float16"):
+            folder = tempfile.mkdtemp()
+            found = survivors(policy, STEPS, folder)
+            shutil.rmtree(folder)
+            total += found.values()
+            print(policy, found, flush=True)
+        print(f"{sum(total)} of {len(total)} kills end with the losses, best epoch and weights of the uninterrupted run")

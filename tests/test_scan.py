@@ -1,0 +1,254 @@
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, ornt_transform
+from PIL import Image
+from test_predict import ByGrey, predictor_of
+from test_run import made_by_hand
+from test_volumes import head
+
+from helpers import evaluate, scan
+from helpers.data import OASIS_BOX, TISSUES, Box, DataError, Label, Task
+
+TASK = Task("heads", TISSUES, "made")
+
+
+def brains(network=None, **options):
+    """A predictor of slices in OASIS's frame and box."""
+    return predictor_of(network or ByGrey(), OASIS_BOX, (256, 256), task=TASK, **options)
+
+
+def pictures(side=64, channels=1, network=None, task=TASK, **options):
+    """A predictor of square pictures, seen whole."""
+    return predictor_of(network or ByGrey(), Box(0, 0, side, side), channels=channels, task=task, **options)
+
+
+def dice(volume, written):
+    labels = nib.load(written)
+    assert labels.shape == volume.shape and np.allclose(labels.affine, volume.affine)
+    assert labels.get_data_dtype() == np.uint8
+    return evaluate.dice(np.asarray(volume.dataobj) / 100, np.asarray(labels.dataobj), 4)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR", "PIR", "ASL"])
+@pytest.mark.parametrize("size", [None, 112])
+def test_a_volume_of_any_orientation_gets_its_labels_back_on_its_own_grid(axes, size, tmp_path):
+    image, _ = head()
+    image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes)))
+    nib.save(image, tmp_path / "my.scan.nii.gz")
+    before = (tmp_path / "my.scan.nii.gz").read_bytes()
+    found = scan.segment(brains(size=size), tmp_path / "my.scan.nii.gz", tmp_path / "run")
+    assert found.file.parent == tmp_path / "run" and re.fullmatch(r"my\.scan-\w{8}_labels\.nii\.gz", found.file.name)
+    truth = np.bincount((np.asarray(image.dataobj) // 100).ravel().astype(int))
+    if size is None:
+        assert dice(image, found.file).tolist() == [1, 1, 1, 1]
+        assert found.table["voxels"].tolist() == truth.tolist()
+        assert found.table["millilitres"].tolist() == (truth / 1000).round(1).tolist()  # voxels of 1 mm
+    else:  # pixels of 2 mm: up to half of one is lost at each border, but nothing is moved
+        assert dice(image, found.file)[[0, 2, 3]].min() > 0.92
+        middles = [np.mean(np.nonzero(array), axis=1) for array in (image.dataobj, nib.load(found.file).dataobj)]
+        assert np.abs(np.subtract(*middles)).max() < 0.6
+    assert found.split.images.shape == (30, 256, 256, 1) and found.split.labels.max() == 3
+    assert found.split.task.title == "labels by a network trained on heads" and not found.warning
+    assert "30 slices" in repr(found) and "white matter" in found._repr_html_()
+    assert (tmp_path / "my.scan.nii.gz").read_bytes() == before
+
+
+@pytest.mark.parametrize("spacing", [(1, 1.5, 0.8), (0.7, 0.7, 3), (2, 2, 2)])
+def test_a_volume_of_any_spacing_and_tilt(spacing, tmp_path):
+    image, _ = head(spacing=spacing)
+    turn = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, 0.05, 0.1))
+    image = nib.Nifti1Image(np.asarray(image.dataobj), turn @ image.affine)
+    nib.save(image, tmp_path / "tilted.nii")
+    found = scan.segment(brains(), tmp_path / "tilted.nii", tmp_path / "run")
+    scores = dice(image, found.file)
+    assert scores[0] > 0.97 and scores[2:].min() > 0.9  # the thin label lies between greys that interpolation mixes
+    truth = (np.asarray(image.dataobj) == 300).sum() * np.prod(spacing) / 1000
+    assert found.table.loc["white matter", "millilitres"] == pytest.approx(truth, rel=0.1)
+
+
+@pytest.mark.parametrize("at", [0, 130, 261])
+def test_a_head_anywhere_in_a_wide_field_of_view_is_found_whole(at, tmp_path):
+    array = np.zeros((301, 60, 30), np.int16)
+    array[at:at + 40] = next(head()).dataobj
+    image = nib.Nifti1Image(array, np.eye(4))
+    nib.save(image, tmp_path / "wide.nii.gz")
+    found = scan.segment(brains(), tmp_path / "wide.nii.gz", tmp_path)
+    assert dice(image, found.file).tolist() == [1, 1, 1, 1] and not found.warning
+
+
+@pytest.mark.parametrize("axis, seen", [(0, 176), (1, 208)])
+def test_what_does_not_fit_into_the_box_is_background_and_said(axis, seen, tmp_path):
+    shape = [60, 60, 20]
+    shape[axis] = 301
+    nib.save(nib.Nifti1Image(np.full(shape, 200, np.int16), np.eye(4)), tmp_path / "wide.nii.gz")
+    found = scan.segment(brains(), tmp_path / "wide.nii.gz", tmp_path)
+    labels = np.asarray(nib.load(found.file).dataobj)
+    rows = np.flatnonzero(labels.any((1 - axis, 2)))
+    assert len(rows) == seen and abs(rows.mean() - 150) <= 1 and set(np.unique(labels)) == {0, 3}
+    assert "WARNING: tissue was found at the border of the 176 x 208 mm" in repr(found)
+
+
+class Brain(ByGrey):
+    """A network that sees white matter everywhere."""
+
+    def predict(self, images, batch_size, verbose):
+        return np.eye(4, dtype=np.float32)[np.full(images.shape[:3], 3)]
+
+
+def test_empty_slices_are_background_and_labels_in_the_void_are_doubted(tmp_path):
+    array = np.zeros((40, 40, 12), np.int16)
+    array[10:30, 10:30, 3:9] = 100
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "stripped.nii.gz")
+    doubted = scan.segment(brains(Brain()), tmp_path / "stripped.nii.gz", tmp_path)
+    labels = np.asarray(nib.load(doubted.file).dataobj)
+    assert not labels[..., :3].any() and not labels[..., 9:].any() and (labels[..., 3:9] == 3).all()
+    assert "WARNING: 75% of the labelled voxels lie where the scan is empty" in repr(doubted)
+    believed = scan.segment(brains(), tmp_path / "stripped.nii.gz", tmp_path)
+    assert "WARNING" not in repr(believed) and believed.table["in the mask"].tolist() == [0, 1, 2, 3]
+
+
+def test_analyze_pairs_are_read(tmp_path):
+    nib.save(nib.Spm99AnalyzeImage(np.asarray(next(head()).dataobj), np.diag([1.0, 1, 1, 1])), tmp_path / "old.hdr")
+    for ending in ("hdr", "img"):
+        found = scan.segment(brains(), tmp_path / f"old.{ending}", tmp_path)
+        assert found.file.name.startswith("old-") and found.table["voxels"].sum() == 40 * 60 * 30
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 40), (40, 64)])
+def test_a_picture_gets_a_mask_of_its_size_in_the_labels_greys(shape, tmp_path):
+    picture = np.zeros(shape, np.uint8)
+    picture[10:30, 8:36], picture[12:20, 10:20] = 170, 255
+    Image.fromarray(picture).save(tmp_path / "slice.png")
+    found = scan.segment(pictures(), tmp_path / "slice.png", tmp_path / "run")
+    assert re.fullmatch(r"slice-\w{8}_labels\.png", found.file.name)
+    assert np.array_equal(np.array(Image.open(found.file)), picture)
+    assert found.table["pixels"].tolist() == [picture.size - 560, 0, 480, 80]
+
+
+def test_a_picture_of_the_frames_own_size_is_used_pixel_for_pixel(tmp_path):
+    picture = np.random.default_rng(0).choice(np.array([0, 85, 170, 255], np.uint8), (40, 48))
+    Image.fromarray(picture).save(tmp_path / "slice.png")
+    predictor = predictor_of(ByGrey(), Box(8, 16, 16, 32), (40, 48), task=TASK)
+    found = scan.segment(predictor, tmp_path / "slice.png", tmp_path)
+    expected = np.zeros_like(picture)
+    expected[8:24, 16:48] = picture[8:24, 16:48]
+    assert np.array_equal(np.array(Image.open(found.file)), expected)
+    assert np.array_equal(found.split.images[0, ..., 0], picture)
+
+
+def test_a_colour_picture(tmp_path):
+    Image.fromarray(np.full((20, 20, 4), 255, np.uint8)).save(tmp_path / "cells.png")
+    task = Task("cells", (Label("background", 0, "#000000"), Label("nuclei", 255, "#56B4E9")), "made", (1, 2))
+
+    class Colour(ByGrey):
+        def predict(self, images, **options):
+            assert images.shape == (1, 32, 32, 3)
+            return super().predict(images, **options)[..., [0, 3]]
+
+    found = scan.segment(pictures(32, 3, Colour(), task), tmp_path / "cells.png", tmp_path)
+    assert (np.array(Image.open(found.file)) == 255).all()
+
+
+def test_a_colour_picture_that_is_not_square_is_stretched_as_in_training(tmp_path):
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, :40] = 255
+    Image.fromarray(picture).save(tmp_path / "wide.png")
+    found = scan.segment(pictures(32, 3), tmp_path / "wide.png", tmp_path)
+    assert np.array_equal(found.split.images[0, :, :16], np.full((32, 16, 3), 255))
+    assert np.array_equal(np.array(Image.open(found.file)), picture[..., 0])
+
+
+def test_a_picture_that_a_camera_marked_as_turned_is_turned(tmp_path):
+    picture = Image.fromarray(np.tile(np.repeat([0, 255], 20).astype(np.uint8), (40, 1)))
+    marks = Image.Exif()
+    marks[0x0112] = 6  # show it turned by 90 degrees
+    picture.save(tmp_path / "phone.jpg", exif=marks, quality=95)
+    found = scan.segment(pictures(), tmp_path / "phone.jpg", tmp_path)
+    mask = np.array(Image.open(found.file))
+    assert (mask[:19] == 0).all() and (mask[21:] == 255).all()
+
+
+def test_scans_of_one_name_keep_their_masks_and_a_users_file_stays(tmp_path):
+    image, _ = head()
+    for place, factor in (("a", 1), ("b", 2)):
+        (tmp_path / place).mkdir()
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj) * factor, image.affine), tmp_path / place / "t1.nii.gz")
+    (tmp_path / "a" / "t1_labels.nii.gz").write_text("mine")
+    masks = {scan.segment(brains(), tmp_path / place / "t1.nii.gz", tmp_path / "a").file for place in "aba"}
+    assert len(masks) == 2 and (tmp_path / "a" / "t1_labels.nii.gz").read_text() == "mine"
+
+
+@pytest.mark.parametrize("change", [lambda v: 0 * v, lambda v: (v - v.mean()) / v.std(), lambda v: v - 1024.0])
+def test_greys_that_do_not_start_at_0_are_refused(change, tmp_path):
+    image, _ = head()
+    nib.save(nib.Nifti1Image(change(image.get_fdata()), image.affine), tmp_path / "odd.nii.gz")
+    with pytest.raises(DataError, match="odd.nii.gz has no values above 0, or many far below"):
+        scan.segment(brains(), tmp_path / "odd.nii.gz", tmp_path)
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    def refused(name, sentence, predictor=brains(), to=tmp_path):
+        with pytest.raises(DataError, match=sentence):
+            scan.segment(predictor, tmp_path / name, to)
+
+    refused("nowhere.png", "No file is at .*nowhere.png")
+    refused("", "No file is at")
+    for name in ("text.txt", "broken.png", "broken.nii.gz", "broken.hdr"):
+        (tmp_path / name).write_text("not a scan")
+        refused(name, f"{name} ")
+    (tmp_path / "slice.dcm").write_bytes(bytes(128) + b"DICM" + bytes(99))
+    refused("slice.dcm", "slice.dcm is DICOM.*dcm2niix")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
+    refused("deep.png", "deep.png is a picture of mode I;16")
+    Image.fromarray(np.zeros((8, 8, 4), np.uint8)).save(tmp_path / "clear.png")
+    refused("clear.png", "clear.png is partly transparent")
+    pages = [Image.fromarray(np.full((8, 8), grey, np.uint8)) for grey in (0, 255)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    refused("pages.tif", "pages.tif holds 2 pictures")
+    (tmp_path / "file").write_text("")
+    refused("clear.png", "cannot be reached, or its mask not written", to=tmp_path / "file" / "run")
+    nib.save(next(head()), tmp_path / "grey.nii.gz")
+    refused("grey.nii.gz", "grey.nii.gz is a volume.*3 channels", pictures(channels=3))
+    assert not list(tmp_path.glob("*_labels*"))
+
+
+def test_an_example_is_a_practice_brain_of_no_split_or_a_test_picture(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(scan.practice, "write_scan", lambda file, **options: asked.append(options) or (file, None))
+    image = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    dataset = SimpleNamespace(image_shape=(16, 16, 1), task=replace(TASK, title="varied practice brains"),
+                              test=SimpleNamespace(images=image, __len__=lambda: 3))
+    assert scan.example(dataset, tmp_path / "new", 5).name == "practice_brain_synthetic.nii.gz"
+    assert asked == [{"seed": 5, "spread": scan.practice.VARIED}]
+    cells = SimpleNamespace(image_shape=(16, 16, 3), task=TASK, test=image_split(image))
+    assert np.array_equal(np.array(Image.open(scan.example(cells, tmp_path))), image[1])
+
+
+def test_the_command_goes_on_after_a_file_that_is_no_scan(tmp_path):
+    run = made_by_hand(tmp_path, network="unet", filters=1)
+    (tmp_path / "bad.nii.gz").write_text("not a scan")
+    nib.save(next(head()), tmp_path / "good.nii.gz")
+    done = subprocess.run([sys.executable, "-m", "helpers.scan", run.folder, "bad.nii.gz", "good.nii.gz"], text=True,
+                          cwd=tmp_path, env=with_helpers(), capture_output=True)
+    [mask] = (run.folder / "results").iterdir()
+    assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.startswith("bad.nii.gz is not a rea")
+    assert str(mask) in done.stdout
+    told = re.findall(r"^\w.*? +([0-3]) +(\d+) +[\d.]+$", done.stdout, re.MULTILINE)
+    voxels = np.bincount(np.asarray(nib.load(mask).dataobj).ravel(), minlength=4)
+    assert [(int(a), int(b)) for a, b in told] == list(enumerate(voxels)) and voxels.sum() == 40 * 60 * 30
+
+
+@pytest.mark.parametrize("words, sentence", [
+    ([], r"python -m helpers.scan RUN SCAN"), (["x"], r"python -m helpers.scan RUN SCAN"),
+    (["nowhere", "scan.nii"], "nowhere is not the folder of a run: it has no run.json")])
+def test_the_command_says_what_it_needs(words, sentence):
+    with pytest.raises(SystemExit, match=sentence):
+        scan.main(words)
