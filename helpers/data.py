@@ -118,10 +118,9 @@ class Box:
         """(height, width)."""
         return self.height, self.width
 
-    def holds(self, other):
-        """Whether another box lies inside this one."""
-        return (self.top <= other.top and other.top + other.height <= self.top + self.height
-                and self.left <= other.left and other.left + other.width <= self.left + self.width)
+    def holds(self, pictures):
+        """Whether pictures (N, H, W, ...) have nothing but zeros outside the box."""
+        return np.count_nonzero(self.cut(pictures)) == np.count_nonzero(pictures)
 
     def cut(self, pictures):
         """The box of pictures (N, H, W, ...): (N, height, width, ...), zeros where it reaches beyond the frame."""
@@ -330,18 +329,17 @@ def shrink_labels(labels, shape, n_labels):
 
 
 def covered(pictures, shape):
-    """Sums (C, h, w) of what each new pixel covers of pictures (C, H, W); one pixel covers H * W parts.
+    """Sums (C, h, w) of what each new pixel covers of pictures (C, H, W), in units in which it covers H * W.
 
     The sums are whole numbers, so that a mirror image shrinks to exactly the mirror image.
     """
-    rows, columns = (overlaps(old, new) for old, new in zip(pictures.shape[1:], shape))
-    return rows @ pictures @ columns.T
-
-
-def overlaps(old, new):
-    """How much each of `new` pixels in a line covers of each of `old`, (new, old); one covers `old` parts."""
-    ours, theirs = np.arange(new)[:, None] * old, np.arange(old) * new
-    return np.clip(np.minimum(ours + old, theirs + new) - np.maximum(ours, theirs), 0, None).astype(float)
+    for axis, new in enumerate(shape, 1):
+        old = pictures.shape[axis]
+        whole, part = np.divmod(np.arange(new + 1) * old, new)  # where new pixels begin and end: in `new` parts of old
+        sums = np.moveaxis(np.insert(pictures.cumsum(axis, int), 0, 0, axis), axis, -1)
+        until = (new - part) * sums[..., whole] + part * sums[..., np.minimum(whole + 1, old)]
+        pictures = np.moveaxis(np.diff(until), -1, axis)
+    return pictures
 
 
 def has_bright_background(image):
