@@ -33,7 +33,7 @@ def set_up(here, *paths):
     if any(path and Path(path).is_relative_to(DRIVE) for path in paths) and not (DRIVE / "MyDrive").exists():
         mount()
     moved = Path(here) != Path.cwd()
-    return [str(local_copy(Path(here) / path if moved else path)) if path else path for path in paths]
+    return [str(local_copy(Path(here, Path(path).expanduser()) if moved else path)) if path else path for path in paths]
 
 
 def in_colab():

@@ -35,39 +35,40 @@ def browser(split, labels=None, doubt=None):
         """Bring the picture up to date with the controls."""
         index = own[subject.value][place.value - 1]
         shown = [k for k, toggle in enumerate(toggles, start=1) if toggle.value]
-        picture.value = show.overlay(split, index, layer.value, labels, doubt, opacity.value, shown).png()
+        drawn = show.overlay(split, index, layer.value, labels, doubt, opacity.value, shown)
+        picture.value = drawn.png()
+        return drawn
 
     def other_subject(*_):
-        """Start in the middle of the subject's slices."""
-        with place.hold_trait_notifications():
-            place.max = len(own[subject.value])
-            place.value = (place.max + 1) // 2
-        draw()
+        """Start in the middle of the subject's slices, drawn once."""
+        place.unobserve(draw, names="value")
+        place.max = len(own[subject.value])
+        place.value = (place.max + 1) // 2
+        place.observe(draw, names="value")
+        return draw()
 
-    other_subject()
-    subject.observe(other_subject, names="value")
     for control in (place, layer, opacity, *toggles):
         control.observe(draw, names="value")
+    subject.observe(other_subject, names="value")
+    first = other_subject()
     rows = [[subject, place], [layer], [opacity, *toggles]]
     panel = widgets.VBox([*(widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows), picture])
-    return Playable(panel, bytes(picture.value))
+    return Playable(panel, first)
 
 
 class Playable:
-    """A widget that has a PNG in its place where widgets are not alive; with STATIC set, the PNG alone."""
+    """A widget that has a picture in its place where widgets are not alive; with STATIC set, the picture alone."""
 
-    def __init__(self, panel, png=None):
-        self.panel, self.png = panel, png
+    def __init__(self, panel, picture):
+        self.panel, self.picture = panel, picture
 
     def _ipython_display_(self):
         if colab.in_colab():
             display(self.panel)
             return
-        bundle = {"text/plain": "A widget: run the notebook to use it."}
-        if self.png:
-            bundle["image/png"] = base64.b64encode(self.png).decode()
+        bundle = {"text/plain": "A widget: run the notebook to use it.",
+                  "image/png": base64.b64encode(self.picture.png()).decode()}
         if not os.environ.get("STATIC"):
             bundle["application/vnd.jupyter.widget-view+json"] = {
                 "version_major": 2, "version_minor": 0, "model_id": self.panel.model_id}
-        display(bundle, raw=True, metadata={"image/png": {"alt": "A slice of a test subject, bare and under its "
-                                                          "predicted labels; run the notebook to browse."}})
+        display(bundle, raw=True, metadata={"image/png": {"alt": self.picture.alt}})

@@ -2,14 +2,12 @@
 
 import inspect
 import io
-from dataclasses import dataclass
 from itertools import chain
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
 
 from helpers import model, preprocess
@@ -24,12 +22,14 @@ BLOCK_COLOURS = {"down": "#CFE6F5", "context": "#56B4E9", "up": "#F7E1B5", "loca
                  "output": "#7CC8B0", "encode": "#56B4E9", "decode": "#E69F00"}
 
 
-@dataclass(frozen=True)
 class Picture:
-    """A matplotlib figure, and what it shows in words for who cannot see it."""
+    """A matplotlib figure, and what it shows in words, its title first, for who cannot see it."""
 
-    figure: Figure
-    alt: str
+    def __init__(self, figure, alt):
+        self.figure, self.alt = figure, f"{figure.get_suptitle()}. {alt}"
+
+    def __repr__(self):
+        return self.alt
 
     def _repr_png_(self):
         return self.png(), {"alt": self.alt}
@@ -66,15 +66,14 @@ def cropped(split, indices):
     return split.take(indices).seen(box), box
 
 
-def panel(ax, title="", image=None, labels=None, task=None, wrong=None, doubt=None, opacity=0.6, shown=None):
+def panel(ax, title="", image=None, labels=None, task=None, wrong=None, doubt=None, opacity=0.6):
     """Draw one slice (H, W, C); over it labels, or errors in their own colour; without a slice, a mask or doubt."""
     ax.set_title(title)
     ax.axis("off")
     if image is not None:
         ax.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
     if labels is not None:
-        shown = range(image is not None, len(task.labels)) if shown is None else shown
-        ax.imshow(np.ma.masked_where(~np.isin(labels, list(shown)), labels), interpolation="nearest", vmin=-0.5,
+        ax.imshow(np.ma.masked_where((image is not None) & (labels == 0), labels), interpolation="nearest", vmin=-0.5,
                   vmax=len(task.labels) - 0.5, cmap=ListedColormap([label.colour for label in task.labels]),
                   alpha=None if image is None else opacity)
     if wrong is not None:
@@ -85,9 +84,10 @@ def panel(ax, title="", image=None, labels=None, task=None, wrong=None, doubt=No
         ax.figure.colorbar(drawn, ax=ax, label="0 sure, 1 no idea", shrink=0.8)
 
 
-def grid(rows, title, alt, task, error=False, width=3.0, height=3.0):
+def grid(rows, title, alt, task, error=False, width=3.0):
     """A Picture of rows of panels, each the keywords of `panel`, over a legend of the task's labels."""
-    fig, axes = axes_of(len(rows), len(rows[0]), width, height, title)
+    high, wide = rows[0][0]["image"].shape[:2]
+    fig, axes = axes_of(len(rows), len(rows[0]), width, width * high / wide + 0.5 + 0.4 / len(rows), title)
     for ax, keywords in zip(axes.flat, chain(*rows)):
         panel(ax, task=task, **keywords)
     handles = [Patch(facecolor=label.colour, edgecolor="#444444", label=label.name) for label in task.labels]
@@ -103,20 +103,22 @@ def pairs(split, n=4):
     return grid([[dict(title=subject, image=image) for subject, image in zip(some.subjects, some.images)],
                  [dict(labels=labels) for labels in some.labels]],
                 f"{split.task.title}: the {split.name} split and its labels",
-                f"{len(some)} slices of {split.task.title} in a row; below each its mask, a colour a label: "
-                f"{', '.join(split.task.names)}.", split.task)
+                f"{len(some)} slices in a row; below each its mask, a colour a label: {', '.join(split.task.names)}.",
+                split.task)
 
 
 def augmented(split, n=4, seed=0):
     """One slice as it is and `n` times augmented, rotated and scaled too, its labels below."""
     one = split.take(np.repeat(len(split) // 2, n))
-    images, labels = preprocess.augment(one.images, one.labels, np.random.default_rng(seed), split.task.mirrors, 1.0)
+    parts = preprocess.augment(one.images, one.labels, np.random.default_rng(seed), split.task.mirrors, 1.0)
+    images, labels = (np.concatenate([old[:1], new]) for old, new in zip((one.images, one.labels), parts))
+    box = Box.around((images > images.max() // 8).any((0, 3)))  # noise fills the air
     titles = ["as it is", *(f"augmented, {number}" for number in range(1, n + 1))]
-    return grid([[dict(title=title, image=image) for title, image in zip(titles, [one.images[0], *images])],
-                 [dict(labels=label) for label in [one.labels[0], *labels]]],
+    return grid([[dict(title=title, image=image) for title, image in zip(titles, box.cut(images))],
+                 [dict(labels=label) for label in box.cut(labels)]],
                 f"{split.task.title}: one slice, augmented {n} times",
-                f"One slice of {split.task.title} as it is and {n} times mirrored, rotated, scaled and with other "
-                "greys; below each its mask, moved alike.", split.task, width=2.5, height=2.6)
+                "Mirrored, rotated, scaled and with other greys; below each its mask, moved alike.", split.task,
+                width=2.5)
 
 
 def greys(split):
@@ -128,7 +130,7 @@ def greys(split):
         axes[0, 0].plot(100 * counts / split.labels.size, color=label.colour, label=label.name)
     axes[0, 0].set(xlabel="grey value (0 to 255)", ylabel="% of all pixels", yscale="log", ylim=(1e-4, 100))
     axes[0, 0].legend()
-    return Picture(fig, f"Histogram of grey values, a line a label of {split.task.title}: the lines overlap.")
+    return Picture(fig, "A histogram, a line for each label: the lines overlap.")
 
 
 def network(net):
@@ -156,8 +158,8 @@ def network(net):
     ax.set(xlim=(-0.8, len(place) - 0.2), ylim=(min(depths) - 1.1, 0.7), xticks=[], yticks=depths,
            yticklabels=["{:.0f}x{:.0f}".format(*shape * 2**y) for y in depths], ylabel="resolution (pixels)",
            xlabel="data flow from left to right; a block's number counts its feature maps; a colour is a kind of block")
-    return Picture(fig, f"The {net.name} as blocks from left to right: down to coarse resolution and back up, with "
-                   "bridges between equal resolutions.")
+    return Picture(fig, "Blocks from left to right: down to coarse resolution and back up, with bridges between equal "
+                   "resolutions.")
 
 
 def connections(net):
@@ -172,7 +174,7 @@ def connections(net):
 
 def halved(split, weights):
     """One slice, halved by a stride-2 convolution with these 3x3 weights, and by the largest of 2x2 pixels."""
-    image = split.images[len(split) // 2].mean(-1, keepdims=True).astype("float32")[None]
+    image = cropped(split, [len(split) // 2])[0].images.mean(-1, keepdims=True, dtype="float32")
     kernel = np.array(weights, "float32")[:, :, None, None]
     pictures = {"slice": image, "stride-2 convolution": keras.ops.conv(image, kernel, 2, "same"),
                 "largest of 2x2 (pooling)": keras.ops.max_pool(image, 2)}
@@ -208,8 +210,8 @@ def curves(run, network=None):
         wrong = (guess != split.labels)[0]
         panel(axes[0, 2], f"a validation slice, errors: {100 * wrong.mean():.1f} % of its pixels", split.images[0],
               wrong=wrong, opacity=1)
-    return Picture(fig, f"Loss of training and validation, and validation Dice of each label, over {len(history)} "
-                   "epochs.")
+    return Picture(fig, f"Loss, and validation Dice of each label, over {len(history)} epochs" +
+                   (network is not None) * "; the wrong pixels of a validation slice" + ".")
 
 
 class live:
@@ -242,15 +244,15 @@ def boxes(scores, task):
     ax.set_xticks(range(1, len(columns) + 1), [label.name for label in task.labels])
     ax.set(xlabel="a point is a subject, moved sideways only to be seen", ylabel="hard Dice (0 to 1)",
            ylim=(min(0.88, *(c.min() - 0.02 for c in columns if len(c))), 1.005))
-    return Picture(fig, f"Box plots of the hard Dice of each test subject, one for each label: {', '.join(task.names)}.")
+    return Picture(fig, f"A box plot for each label: {', '.join(task.names)}.")
 
 
 def comparison(split, labels, scores):
     """The middle slice of the best, the median and the worst subject: image, truth, prediction, error."""
     titles = {}
     for what, subject in (("best", scores.best), ("median", scores.median), ("worst", scores.worst)):
-        own = np.flatnonzero(split.subjects == subject)
-        titles[own[len(own) // 2]] = f"{what}: {subject}\nmean Dice {scores.per_subject.loc[subject].iloc[1:].mean():.3f}"
+        own, dice = np.flatnonzero(split.subjects == subject), scores.per_subject.loc[subject].iloc[1:].mean()
+        titles[own[len(own) // 2]] = f"{what}: {subject}\nmean Dice {dice:.3f}"
     return compared(split, labels, titles, "best, median and worst subject")
 
 
@@ -265,13 +267,14 @@ def gallery(split, labels, scores, n=4):
 
 def compared(split, labels, titles, what):
     """A row for each slice, {index: title}, cut to what is seen: image, truth, prediction, error."""
-    some, box = cropped(split, list(titles))
+    indices = list(titles)
+    some, box = cropped(split, indices)
     rows = [[dict(title=title, image=image), dict(title="truth", labels=truth), dict(title="prediction", labels=guess),
              dict(title=f"error: {(truth != guess).sum():,} pixels", image=image, wrong=truth != guess, opacity=1)]
-            for title, image, truth, guess in zip(titles.values(), some.images, some.labels, box.cut(labels[list(titles)]))]
+            for title, image, truth, guess in zip(titles.values(), some.images, some.labels, box.cut(labels[indices]))]
     return grid(rows, f"{split.task.title}, {split.name}: {what}",
-                f"{what.capitalize()} of {split.task.title}: a row for each, with the slice, its true mask, the "
-                "predicted mask, and the pixels where they differ.", split.task, error=True, width=3.2)
+                "A row for each: the slice, its true mask, the predicted mask, the pixels where they differ.",
+                split.task, error=True)
 
 
 def overlays(split, n=4):
@@ -280,22 +283,24 @@ def overlays(split, n=4):
     some, _ = cropped(split, chosen)
     return grid([[dict(title=f"slice {index + 1} of {len(split)}", image=image, labels=labels)
                   for index, image, labels in zip(chosen, some.images, some.labels)]],
-                f"{split.name}: labels over slices", f"{len(chosen)} slices of {split.name} under the labels found.",
-                split.task, height=3.4)
+                f"{split.name}: {split.task.title}", f"{len(chosen)} slices under the labels found.", split.task)
 
 
 def overlay(split, index, layer, labels=None, doubt=None, opacity=0.5, shown=None):
     """One slice, bare and under a `layer`: labels or truth (the split's), prediction, error, uncertainty."""
-    image, drawn = split.images[index], dict(title=layer, opacity=opacity)
+    own = split.take([index])
+    _, box = cropped(split, split.subjects == own.subjects[0])
+    image, drawn = box.cut(own.images)[0], dict(title=layer, opacity=opacity)
     if layer == "uncertainty":
-        drawn |= dict(doubt=doubt(image[None])[0])
+        drawn |= dict(doubt=box.cut(doubt(own.images))[0])
     elif layer == "error":
-        wrong = split.labels[index] != labels[index]
-        drawn |= dict(title=f"error: {wrong.sum():,} pixels", image=image, wrong=wrong)
+        wrong = own.labels != labels[[index]]
+        drawn |= dict(title=f"error: {wrong.sum():,} pixels", image=image, wrong=box.cut(wrong)[0])
     else:
-        drawn |= dict(image=image, labels=(labels if layer == "prediction" else split.labels)[index], shown=shown)
-    return grid([[dict(title="slice", image=image), drawn]], f"{split.task.title}: {split.subjects[index]}",
-                f"A slice of {split.subjects[index]}, bare and under its {layer}.", split.task, layer == "error", 4.6, 4.8)
+        found = box.cut(labels[[index]] if layer == "prediction" else own.labels)[0]
+        drawn |= dict(image=image, labels=found if shown is None else np.where(np.isin(found, shown), found, 0))
+    return grid([[dict(title="slice", image=image), drawn]], f"{split.task.title}: {own.subjects[0]}",
+                f"A slice, bare and under its {layer}.", split.task, layer == "error", 4.6)
 
 
 def uncertainty(split, labels, predictor, n=3):

@@ -1,4 +1,4 @@
-"""Quick settings for the notebook, and small data sets that several tests share."""
+"""A brief recipe for the notebook, and small data sets that several tests share."""
 
 import os
 import tempfile
@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-os.environ["QUICK"] = "1"  # the notebook under nbval: few slices and epochs, the same network
-os.environ["RUNS"] = tempfile.mkdtemp(prefix="runs-")
+RUNS = tempfile.TemporaryDirectory(prefix="runs-")  # goes when the tests end
+os.environ["OASIS_OPTIONS"] = "slices=16 validation_slices=8 test_slices=8 epochs=1"  # the notebook under nbval
+os.environ["OASIS_RUNS"] = RUNS.name
 
 
 @pytest.fixture(autouse=True)
 def own_folder(request, tmp_path, monkeypatch):
-    """Every unit test runs in an empty folder, so that nothing it writes stays."""
+    """Every unit test runs in an empty folder, so that nothing it writes stays, and by its own recipes."""
     if request.path.suffix == ".py":
         monkeypatch.chdir(tmp_path)
+        for name in ("OASIS_OPTIONS", "OASIS_RUNS"):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture

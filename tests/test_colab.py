@@ -1,6 +1,6 @@
-import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,177 +11,222 @@ import pytest
 
 from helpers import colab
 
-ROOT = Path(colab.__file__).parent.parent
-CELLS = json.loads((ROOT / "OASIS_Improved_UNet.ipynb").read_text())["cells"]
-PROJECT = ["".join(cell["source"]) for cell in CELLS if "project" in cell["metadata"].get("tags", [])]
+ROOT = Path(__file__).parent.parent
+BOOK = "OASIS_Improved_UNet.ipynb"
+BADGE = (r"\[!\[Open in Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
+         rf"\(https://colab\.research\.google\.com/github/(\S+)/blob/main/{BOOK}\)")
+ADDRESS = "https://example.org/oasis"
+
+
+def cell(tag, book=ROOT / BOOK):
+    """The source of the one cell of the notebook that has a tag."""
+    [found] = [c["source"] for c in json.loads(book.read_text())["cells"] if tag in c["metadata"].get("tags", [])]
+    return "".join(found)
 
 
 @pytest.fixture
 def google(monkeypatch, tmp_path):
-    """A stand-in for Colab's package: Drive is a folder here, an upload is a zip of the project."""
+    """A stand-in for Colab's package: Drive is a folder here, mounted when asked for."""
     drive = tmp_path / "drive"
-    monkeypatch.setattr(colab, "DRIVE", drive)
-    mounted = []
+    found = types.SimpleNamespace(drive=drive, mounted=[], archive=drive / "MyDrive" / "slices.zip")
     modules = {name: types.ModuleType(name) for name in ("google", "google.colab", "google.colab.drive",
                                                          "google.colab.files")}
-    modules["google.colab.drive"].mount = lambda folder: mounted.append(folder)
-    modules["google.colab"].drive = modules["google.colab.drive"]
-    modules["google.colab"].files = modules["google.colab.files"]
+
+    def mount(folder):
+        """What Colab does, once the reader has allowed it."""
+        found.mounted.append(folder)
+        found.archive.parent.mkdir(parents=True)
+        found.archive.write_bytes(b"zip")
+
+    found.google_drive, modules["google.colab.drive"].mount = modules["google.colab.drive"], mount
+    modules["google.colab"].files = found.files = modules["google.colab.files"]
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    return types.SimpleNamespace(drive=drive, mounted=mounted, files=modules["google.colab.files"])
+    monkeypatch.setattr(colab, "DRIVE", drive)
+    return found
+
+
+@pytest.mark.parametrize("where, asked", [("Colab", [["no-such-package==1"]]), ("Jupyter", [])])
+def test_in_colab_only_what_is_missing_is_installed(where, asked, request, monkeypatch):
+    if where == "Colab":
+        request.getfixturevalue("google")
+    calls = []
+    monkeypatch.setattr(colab, "MISSING", {"numpy": "numpy==1", "no_such_package": "no-such-package==1"})
+    done = types.SimpleNamespace(returncode=0)
+    monkeypatch.setattr(subprocess, "run", lambda words, **options: calls.append(words) or done)
+    assert colab.set_up(Path.cwd(), "runs", "") == ["runs", ""]
+    assert calls == [[sys.executable, "-m", "pip", "install", "--quiet", *pins] for pins in asked]
+
+
+def test_pip_says_why_it_fails():
+    with pytest.raises(colab.SetUpError, match="(?s)pip could not install --frobnicate: .*no such option"):
+        colab.install(["--frobnicate"])
+
+
+@pytest.mark.parametrize("error, sentence", [
+    (ModuleNotFoundError("No module named 'nibabel'"), "No module named 'nibabel'. Install .*requirements.txt"),
+    (ValueError("numpy.dtype size changed"), "nibabel does not fit .*numpy.dtype size changed.*delete runtime"),
+    (ImportError("numpy.core.multiarray failed"), "nibabel does not fit .*multiarray")])
+def test_a_package_that_is_missing_or_does_not_fit_is_named(error, sentence, monkeypatch):
+    def load(name):
+        if name == "nibabel":
+            raise error
+
+    monkeypatch.setattr(colab.importlib, "import_module", load)
+    with pytest.raises(colab.SetUpError, match=sentence):
+        colab.set_up(Path.cwd())
+
+
+def test_drive_is_mounted_only_where_a_path_lies_on_it(google, tmp_path):
+    pane = tmp_path / "slices.zip"  # dropped into Colab's own file pane: used where it is
+    pane.write_bytes(b"zip")
+    assert colab.set_up(tmp_path, "runs", str(pane)) == ["runs", str(pane)]
+    assert google.mounted == [] and not Path("runs").exists()
+    runs = str(google.drive / "MyDrive" / "runs")
+    assert colab.set_up(tmp_path, runs, str(google.archive)) == [runs, str(Path("runs/data/slices.zip"))]
+    assert google.mounted == [str(google.drive)] and Path("runs/data/slices.zip").read_bytes() == b"zip"
+    colab.set_up(tmp_path, runs)
+    assert len(google.mounted) == 1  # it is there already
+
+
+def test_a_drive_that_cannot_be_mounted_is_said(google, monkeypatch):
+    def refuse(folder):
+        raise ValueError("mount failed")
+
+    google.google_drive.mount = refuse
+    with pytest.raises(colab.SetUpError, match="could not be mounted .mount failed.. Run this cell again and allow it"):
+        colab.set_up(Path.cwd(), str(google.archive))
+    monkeypatch.delitem(sys.modules, "google.colab")
+    with pytest.raises(colab.SetUpError, match="this is not Colab: give a path on this machine"):
+        colab.set_up(Path.cwd(), str(google.archive))
+
+
+def test_an_archive_is_copied_once_and_again_when_it_changed(google):
+    google.google_drive.mount(google.drive)
+    copy = colab.local_copy(google.archive)
+    copy.write_bytes(b"two")
+    os.utime(copy, ns=(google.archive.stat().st_atime_ns, google.archive.stat().st_mtime_ns))
+    assert colab.local_copy(google.archive).read_bytes() == b"two"  # not copied again
+    google.archive.write_bytes(b"newer")
+    assert colab.local_copy(google.archive).read_bytes() == b"newer"
+    assert colab.local_copy(google.archive.parent) == google.archive.parent  # a folder is read where it is
+    with pytest.raises(colab.SetUpError, match="Nothing is at .*no.zip. Check its name"):
+        colab.local_copy(google.drive / "no.zip")
+
+
+def test_a_copy_is_whole_or_not_there(google, monkeypatch):
+    google.google_drive.mount(google.drive)
+
+    def break_off(source, target):
+        Path(target).write_bytes(b"z")
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "copy2", break_off)
+        with pytest.raises(colab.SetUpError, match="slices.zip could not be copied .*Input/output error.*Run this"):
+            colab.local_copy(google.archive)
+    assert not Path("runs/data/slices.zip").exists()
+    assert colab.local_copy(google.archive).read_bytes() == b"zip"
 
 
 @pytest.fixture
 def project(tmp_path):
-    """The files that have to be fetched, in a folder of their own."""
+    """What has to be fetched, in a folder of its own."""
     shutil.copytree(ROOT / "helpers", tmp_path / "far" / "oasis" / "helpers", ignore=shutil.ignore_patterns("__pyc*"))
-    shutil.copy(ROOT / "requirements.txt", tmp_path / "far" / "oasis")
-    (tmp_path / "far" / "oasis" / "runs").mkdir()
     return tmp_path / "far" / "oasis"
 
 
-def run_set_up(tmp_path, source, monkeypatch, **parameters):
-    """Run the notebook's set-up cells in an empty folder, as when it was opened alone; their variables."""
-    (tmp_path / "content").mkdir(exist_ok=True)
-    monkeypatch.chdir(tmp_path / "content")
+@pytest.fixture
+def fetch(tmp_path, monkeypatch):
+    """A function that runs the notebook's `project` cell, as when the notebook was opened alone; its variables."""
     monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setattr(colab, "install_missing", lambda: ["nilearn>=0.13.1"])
-    variables = {"PROJECT": source, "DRIVE": False, "RUNS": "runs", "DATA": "", "TRY_ON": "", "SCAN": "",
-                 "START": ""} | parameters
-    for cell in PROJECT:
-        exec(cell, variables)
-    return variables
+    (tmp_path / "content").mkdir()
+
+    def run(source, code=cell("project"), **variables):
+        """From where the notebook lies, as after a restart, with the parameter PROJECT."""
+        os.chdir(tmp_path / "content")
+        variables |= {"PROJECT": source}
+        exec(code, variables)
+        return variables
+
+    return run
 
 
-def test_a_project_is_cloned_from_its_address_once(project, google, tmp_path, monkeypatch, capsys):
+def test_a_project_is_cloned_and_cloned_once(project, fetch, tmp_path, monkeypatch):
     git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
         subprocess.run([*git, *words], check=True)
+    for name, value in (("COUNT", "1"), ("KEY_0", f"url.file://{project}.insteadOf"), ("VALUE_0", ADDRESS)):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
     for _ in range(2):  # the second time as after a restart of the kernel
-        run_set_up(tmp_path, f"file://{project}", monkeypatch)
-        assert Path.cwd() == tmp_path / "content" / "project" / "clone" and Path("helpers/model.py").is_file()
+        fetch(ADDRESS)
+        assert Path.cwd() == tmp_path / "content" / "project" and Path("helpers/model.py").is_file()
         assert sys.path[0] == str(Path.cwd())
-    assert "installed: nilearn" in capsys.readouterr().out
 
 
-def test_a_project_is_copied_from_drive_without_its_results(project, google, tmp_path, monkeypatch):
-    run_set_up(tmp_path, str(project), monkeypatch)
-    assert google.mounted == ["/content/drive"]
-    assert Path.cwd() == tmp_path / "content" / "project" and not Path("runs").exists()
+def test_paths_given_before_the_fetch_are_meant_from_the_notebook(project, fetch, google, tmp_path):
+    source = shutil.make_archive(str(tmp_path / "oasis"), "zip", project.parent)
+    for variables in (fetch(source), fetch(source)):  # run once more: nothing moves
+        assert Path.cwd() == tmp_path / "content" / "project" / "oasis"
+        there = tmp_path / "content"
+        assert colab.set_up(variables["HERE"], "runs", "slices.zip", "", "~/scan.nii") == [
+            str(there / "runs"), str(there / "slices.zip"), "", str(Path.home() / "scan.nii")]
 
 
-def test_a_path_still_holds_after_going_to_the_project(project, google, tmp_path, monkeypatch):
-    (tmp_path / "content").mkdir()
-    (tmp_path / "content" / "slices.zip").write_bytes(b"zip")
-    (tmp_path / "content" / "earlier").mkdir()
-    variables = run_set_up(tmp_path, str(project), monkeypatch, DATA="slices.zip", SCAN="not/here.nii", START="earlier")
-    assert Path(variables["DATA"]).read_bytes() == b"zip" and variables["SCAN"] == "not/here.nii"
-    assert Path(variables["START"]).is_dir()
-    variables["DATA"] = "slices.zip"  # everything is run once more, in the folder to which it went
-    for cell in PROJECT:
-        exec(cell, variables)
-    assert Path(variables["DATA"]).read_bytes() == b"zip"
-
-
-def test_a_project_is_uploaded_where_no_address_is_given(project, google, tmp_path, monkeypatch):
-    def upload():
-        return {Path(shutil.make_archive("oasis-main", "zip", project.parent)).name: b""}
-
-    google.files.upload = upload
-    run_set_up(tmp_path, "", monkeypatch)
+def test_a_zip_of_the_project_is_taken_in_a_plain_jupyter(project, fetch, tmp_path):
+    fetch(shutil.make_archive(str(tmp_path / "oasis"), "zip", project.parent))
     assert Path.cwd() == tmp_path / "content" / "project" / "oasis"
 
 
-def test_what_cannot_be_fetched_is_said(tmp_path, monkeypatch):
-    for source in ("file:///nowhere/at/all", ""):
-        with pytest.raises(SystemExit, match="Open the notebook from a clone"):
-            run_set_up(tmp_path, source, monkeypatch)
-    with pytest.raises(RuntimeError, match="DRIVE is for Colab"):
-        colab.mount()
-
-
-def test_a_wrong_upload_can_be_mended(project, google, tmp_path, monkeypatch):
-    (tmp_path / "wrong").mkdir()
-    (tmp_path / "wrong" / "photo.txt").write_text("not the project")
-    sources = iter([tmp_path / "wrong", project.parent])
+def test_in_colab_a_zip_is_asked_for_and_a_wrong_one_can_be_mended(project, fetch, google, tmp_path):
+    (tmp_path / "slices").mkdir()
+    (tmp_path / "slices" / "case_001_slice_0.nii.png").write_bytes(b"")
+    sources = iter([tmp_path / "slices", project.parent])
     google.files.upload = lambda: {Path(shutil.make_archive("upload", "zip", next(sources))).name: b""}
-    with pytest.raises(SystemExit, match="does not give it"):
-        run_set_up(tmp_path, "", monkeypatch)
-    (project / ".venv" / "helpers").mkdir(parents=True)
-    (project / ".venv" / "helpers" / "__init__.py").write_text("")  # a package of that name comes before ours
-    run_set_up(tmp_path, "", monkeypatch)
+    with pytest.raises(SystemExit, match="no helpers/ here: .*The zip of slices goes into DATA"):
+        fetch("https://github.com/OWNER/NAME")
+    fetch("https://github.com/OWNER/NAME")
     assert Path.cwd() == tmp_path / "content" / "project" / "oasis"
 
 
-def test_results_go_to_drive_and_a_zip_comes_from_there(google, tmp_path, monkeypatch):
-    (google.drive / "MyDrive").mkdir(parents=True)
-    archive = google.drive / "MyDrive" / "slices.zip"
-    archive.write_bytes(b"zip")
-    monkeypatch.chdir(ROOT)  # helpers/ is here: nothing is fetched
-    variables = {"PROJECT": "", "DRIVE": True, "RUNS": "runs", "DATA": str(archive), "TRY_ON": "", "SCAN": "",
-                 "START": ""}
-    monkeypatch.setattr(colab, "install_missing", list)
-    monkeypatch.setattr(colab.near, "__defaults__", (tmp_path / "data",))
-    for cell in PROJECT:
-        exec(cell, variables)
-    assert variables["RUNS"] == google.drive / "MyDrive" / "OASIS_Improved_UNet" / "runs"
-    assert variables["DATA"] == str(tmp_path / "data" / "slices.zip")
-    assert Path(variables["DATA"]).read_bytes() == b"zip" and google.mounted == [str(google.drive)]
+@pytest.mark.parametrize("source", ["https://github.com/OWNER/NAME", "", "no/such.zip", "https://nowhere.invalid/a"])
+def test_what_cannot_be_fetched_is_said_in_one_sentence(source, fetch):
+    with pytest.raises(SystemExit, match="There is no helpers/ here: open this notebook inside its project"):
+        fetch(source)
 
 
-def test_a_zip_is_copied_near_once_and_again_when_it_changed(google, tmp_path):
-    google.drive.mkdir()
-    far, near = google.drive / "slices.zip", tmp_path / "data"
-    far.write_bytes(b"one")
-    copy = colab.near(far, near)
-    copy.write_bytes(b"two")
-    os.utime(copy, ns=(far.stat().st_atime_ns, far.stat().st_mtime_ns))
-    assert colab.near(far, near).read_bytes() == b"two"  # not copied again
-    far.write_bytes(b"new")
-    os.utime(far, (1, 1))
-    assert colab.near(far, near).read_bytes() == b"new"
-    assert colab.near(tmp_path / "here.zip") == tmp_path / "here.zip"
-    assert colab.near(google.drive) == google.drive  # a folder stays where it is
+def test_beside_the_project_nothing_is_fetched(project, fetch, tmp_path):
+    shutil.move(project / "helpers", tmp_path / "content" / "helpers")
+    assert fetch(ADDRESS)["HERE"] == Path.cwd() == tmp_path / "content" and os.listdir() == ["helpers"]
 
 
-def test_only_what_is_missing_is_installed_and_nothing_else_changed(tmp_path, monkeypatch):
+@pytest.fixture
+def published(tmp_path):
+    """Copies of README and notebook after the README's line for publishers was run on them."""
+    for name in ("README.md", BOOK):
+        shutil.copy(ROOT / name, tmp_path)
+    [line] = [line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("sed -i")]
+    subprocess.run(line, shell=True, cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_one_line_writes_the_address_everywhere(published):
+    for place, owner in ((ROOT, "OWNER/NAME"), (published, "you/your-repository")):
+        first = "".join(json.loads((place / BOOK).read_text())["cells"][0]["source"])
+        for text in ((place / "README.md").read_text(), first):
+            assert re.findall(BADGE, text) == [owner]
+        assert f'PROJECT = "https://github.com/{owner}"' in cell("parameters", place / BOOK)
+
+
+def test_a_published_notebook_clones_its_project(published, fetch, monkeypatch):
     asked = []
 
-    def pip(words):
-        asked.append((words[:-2], Path(words[-1]).read_text()))
+    def clone(words, **options):
+        asked.append(words)
+        Path("project/helpers").mkdir(parents=True)
+        Path("project/helpers/colab.py").touch()
 
-    monkeypatch.setattr(colab, "pip", pip)
-    assert colab.install_missing() == [] and asked == []
-    listed = tmp_path / "requirements.txt"
-    listed.write_text(f"# a\nnumpy>=99\nno_such-package>=1  # why\n{colab.NOT_NEEDED}: b\nother-package\n")
-    assert colab.install_missing(listed) == ["no_such-package>=1"]
-    [(words, constraints)] = asked
-    assert words == ["install", "--quiet", "no_such-package>=1"]
-    assert f"numpy=={importlib.metadata.version('numpy')}" in constraints.splitlines()
-
-
-def test_pip_says_why_it_fails():
-    with pytest.raises(RuntimeError, match="(?s)pip frobnicate failed.*frobnicate"):
-        colab.pip(["frobnicate"])
-
-
-def test_the_address_is_written_in_one_step(tmp_path):
-    for name in ("README.md", "OASIS_Improved_UNet.ipynb"):
-        shutil.copy(ROOT / name, tmp_path)
-    for owner in ("alice", "bob"):  # twice: it can be changed
-        colab.write_address(f"https://github.com/{owner}/oasis.git", tmp_path)
-        badge = f"colab.research.google.com/github/{owner}/oasis/blob/main/OASIS_Improved_UNet.ipynb"
-        assert (tmp_path / "README.md").read_text().count(badge) == 1
-        cells = json.loads((tmp_path / "OASIS_Improved_UNet.ipynb").read_text())["cells"]
-        assert badge in "".join(cells[0]["source"])
-        [parameters] = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
-        assert f'PROJECT = "https://github.com/{owner}/oasis"' in "".join(parameters["source"])
-    with (tmp_path / "README.md").open("a") as file:
-        file.write('<!-- badge --> say "hi"')
-    before = [(tmp_path / name).read_bytes() for name in ("README.md", "OASIS_Improved_UNet.ipynb")]
-    with pytest.raises(SystemExit, match="README.md has 2 places.*Nothing was changed"):
-        colab.write_address("https://github.com/carol/oasis", tmp_path)
-    assert before == [(tmp_path / name).read_bytes() for name in ("README.md", "OASIS_Improved_UNet.ipynb")]
-    with pytest.raises(SystemExit, match="is not like"):
-        colab.write_address("github.com/alice", tmp_path)
+    monkeypatch.setattr(subprocess, "run", clone)
+    fetch("https://github.com/you/your-repository", cell("project", published / BOOK))
+    [words] = asked
+    assert words[:2] == ["git", "clone"] and words[-2:] == ["https://github.com/you/your-repository", "project"]

@@ -1,170 +1,111 @@
-"""The committed notebook as a reader meets it on GitHub."""
+"""The committed notebook as a reader meets it on GitHub, its pictures, and the commands that run it."""
 
-import ast
 import json
-import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from helpers import backend, data
+from helpers.recipe import Recipe
 
-FILE = Path(__file__).parent.parent / "OASIS_Improved_UNet.ipynb"
+ROOT = Path(__file__).parent.parent
+FILE = ROOT / "OASIS_Improved_UNet.ipynb"
 BOOK = json.loads(FILE.read_text())
 CODE = [cell for cell in BOOK["cells"] if cell["cell_type"] == "code"]
+README, RESULTS = ((ROOT / name).read_text() for name in ("README.md", "tests/benchmarks/RESULTS.md"))
+SYNTHETIC = "practice brains (synthetic)"
+PARAMETERS = ("DATASET", "DATA", "OPTIONS", "SCAN", "RUNS", "PROJECT")
 
 
-def output(cell):
-    return json.dumps(cell["outputs"])
+def source(cell):
+    return "".join(cell["source"])
+
+
+def tagged(tag):
+    return [cell for cell in CODE if tag in cell["metadata"].get("tags", [])]
+
+
+def shown(kind):
+    """(source of the cell, content, metadata) of every output of a kind."""
+    return [(source(cell), "".join(out["data"][kind]), out["metadata"].get(kind, {}))
+            for cell in CODE for out in cell["outputs"] if kind in out.get("data", {})]
 
 
 def test_every_cell_was_executed_in_order_without_error_or_noise():
     assert [cell["execution_count"] for cell in CODE] == list(range(1, len(CODE) + 1))
-    kinds = {(o["output_type"], o.get("name")) for cell in CODE for o in cell["outputs"]}
-    assert kinds <= {("stream", "stdout"), ("display_data", None), ("execute_result", None)}
+    kinds = {(out["output_type"], out.get("name")) for cell in CODE for out in cell["outputs"]}
+    assert kinds == {("stream", "stdout"), ("display_data", None), ("execute_result", None)}
 
 
 def test_no_machine_shows_through():
     assert not re.search(r"/(root|home|tmp|work|Users)/", FILE.read_text())
     assert not {"widgets", "papermill"} & BOOK["metadata"].keys()
-    assert not any("execution" in cell["metadata"] for cell in CODE)  # times of day
+    assert {key for cell in BOOK["cells"] for key in cell["metadata"]} <= {"tags", "cellView"}  # no times of day
     assert FILE.stat().st_size < 5_000_000
 
 
-def test_outputs_are_called_synthetic_or_ibsr_and_never_oasis():
-    tables = [cell for cell in CODE if "text/html" in output(cell) and "Dice" in output(cell)]
-    real = [cell for cell in tables if "IBSR (real brains)" in output(cell)]  # numbers, of one benchmark, no pictures
-    assert [cell["source"] for cell in real] == [['evaluate.ingredients(real, "validation")']]
-    assert all("practice brains (synthetic)" in output(cell) for cell in tables if cell not in real)
-    assert not any("OASIS" in output(cell) for cell in CODE)
+def test_tags_are_there():
+    assert [len(tagged(tag)) for tag in ("parameters", "project")] == [1, 1]
+    assert [source(cell).split(" = ")[0] for cell in tagged("nbval-check-output")] == ["truth"]  # Dice by hand
 
 
-def test_verdict_in_the_outputs():
-    assert any("PASS: every label reaches Dice 0.9" in output(cell) for cell in CODE)
+def test_tables_of_practice_brains_say_so():
+    captions = {cell: re.findall(r"<p><b>(.*?)</b></p>", table) for cell, table, _ in shown("text/html")}
+    bare = {cell for cell, found in captions.items() if not found}
+    assert bare == {"model.blocks(network)"}  # of no data
+    said = [caption for found in captions.values() for caption in found]
+    assert len(said) >= 10 and [caption for caption in said if SYNTHETIC not in caption] == [
+        "Recipe for practice on a processor"]
 
 
-def test_cells_are_short_and_parameters_tagged():
-    assert max(len(cell["source"]) for cell in CODE) <= 25
-    [parameters] = [c for c in CODE if "parameters" in c["metadata"].get("tags", [])]
-    assert "DATASET" in "".join(parameters["source"])
-    checked = [c for c in CODE if "nbval-check-output" in c["metadata"].get("tags", [])]
-    assert len(checked) >= 6
+def test_pictures_of_practice_brains_say_so_in_their_alternative_text():
+    pictures = shown("image/png")
+    assert len(pictures) >= 13 and any(cell.startswith("play.browser") for cell, _, _ in pictures)
+    for cell, _, metadata in pictures:
+        assert len(metadata["alt"]) > 40, cell
+        assert SYNTHETIC in metadata["alt"] or "show.network(network)" in cell
 
 
-def settled(**given):
-    """The notebook's variables after its settings, some of them given, are checked and filled in."""
-    variables = {"os": os, "Path": Path, "backend": backend, "data": data}
-    for tag in ("parameters", "settings"):
-        if tag == "settings":
-            variables.update(given)
-        for cell in CODE:
-            if tag in cell["metadata"].get("tags", []):
-                exec("".join(cell["source"]), variables)
-    return variables
+def test_the_verdict_is_a_pass():
+    [verdict] = [table for cell, table, _ in shown("text/html") if "evaluate.verdict" in cell]
+    assert f"PASS: every label reaches Dice 0.9 on {SYNTHETIC}, test" in verdict
 
 
-@pytest.fixture(params=[None, "some GPU"])
-def machine(request, tmp_path, monkeypatch):
-    """A machine without a GPU, then one with, on which the notebook is run in full; the GPU's name."""
-    monkeypatch.setattr(backend, "gpu", lambda: (request.param, (0, 0)))
-    monkeypatch.delenv("QUICK", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return request.param
+def test_every_picture_shown_is_there_has_alternative_text_and_no_other_is():
+    text = README + "".join(source(cell) for cell in BOOK["cells"] if cell["cell_type"] == "markdown")
+    pictures = re.findall(r"!\[([^]]*)\]\(([^)]+)\)", text)
+    assert all(len(alt) > 10 for alt, _ in pictures)
+    ours = {file for _, file in pictures if not file.startswith("https://")}
+    assert ours == {f"images/{file.name}" for file in (ROOT / "images").iterdir()}
 
 
-@pytest.mark.parametrize("dataset, on_cpu, on_gpu, recipe", [
-    ("practice", "128px-640slices-8epochs-batch8", "256px-allslices-30epochs-batch16", "lr0.003 augment0.0-dropout0.1"),
-    ("varied", "128px-640slices-8epochs-batch8", "256px-allslices-30epochs-batch16", "lr0.003 augment0.7-dropout0.1"),
-    ("oasis", "128px-640slices-8epochs-batch8", "256px-allslices-30epochs-batch16", "lr0.003 augment0.0-dropout0.0"),
-    ("volumes", "128px-640slices-24epochs-batch8", "256px-allslices-24epochs-batch8", "lr0.003 augment0.0-dropout0.0"),
-    ("lgg", "128px-640slices-24epochs-batch8", "256px-allslices-24epochs-batch8", "lr0.003 augment0.7-dropout0.0"),
-    ("nuclei", "128px-640slices-37epochs-batch4", "128px-allslices-37epochs-batch4",
-     "lr0.002 augment0.7-dropout0.0 oversample3"),
-])
-def test_what_is_left_automatic_is_the_recipe_of_the_data_set(dataset, on_cpu, on_gpu, recipe, machine):
-    run = settled(DATASET=dataset)["RUN"].name
-    assert run.startswith(f"{dataset}-{on_gpu if machine else on_cpu}-")
-    assert all(part in run for part in recipe.split()) and ("oversample" in run) == ("oversample" in recipe)
+def commands():
+    """{parameter: value} of every command in README and RESULTS.md that runs the notebook; there, P stands for it."""
+    block = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+    for page in (README, RESULTS):
+        page = re.sub(r"\\\n\s*", "", page)
+        for line in "\n".join(block.findall(page) + re.findall(r"`([^`\n]+)`", block.sub("", page))).splitlines():
+            line = re.sub(r'.*--wrap="(.*)"', r"\1", line)
+            if re.match(r"P( |$)|\S*papermill OASIS", line):
+                given = shlex.split(line)[1 if line.startswith("P") else 3:]
+                assert given[::3] == ["-p"] * (len(given) // 3), line
+                yield dict(zip(given[1::3], given[2::3], strict=True))
 
 
-def test_what_is_set_is_kept_even_if_it_is_zero(machine):
-    run = settled(DATASET="nuclei", AUGMENT=0, DROPOUT=0.2, OVERSAMPLE=1, LEARNING_RATE=0.01)["RUN"].name
-    assert run.endswith("lr0.01-filters16-augment0.0-dropout0.2-seed0")
-    assert settled(DATASET="practice", DROPOUT=0)["RUN"].name.endswith("dropout0.0-seed0")
+COMMANDS = list(commands())
 
 
-def test_every_start_in_the_readme_is_the_run_of_a_command_before_it_in_its_block(machine):
-    readme = (FILE.parent / "README.md").read_text()
-    everywhere, starts = set(), []
-    for block in re.findall(r"```bash\n(.*?)```", readme, re.DOTALL):
-        runs = set()
-        for command in re.findall(r"papermill OASIS_Improved_UNet\.ipynb \S+ (-p .+)$", block, re.MULTILINE):
-            given = {name: ast.literal_eval(value) if re.fullmatch(r"True|False|[\d.]+", value) else value
-                     for name, value in re.findall(r"-p (\w+) (\S+)", command) if name != "SCAN"}
-            if "START" in given:
-                starts.append(given["START"])
-                assert starts[-1] in runs
-                Path(starts[-1]).mkdir(parents=True, exist_ok=True)
-            runs.add(str(settled(**given)["RUN"]))
-        everywhere |= runs
-    assert len(starts) >= 4
-    assert set(re.findall(r"--start (\S+)", readme)) <= everywhere
+def test_commands_are_found():
+    oasis = {"DATASET": "oasis", "DATA": "keras_png_slices_data.zip"}
+    assert COMMANDS[:3] == [{}, oasis | {"OPTIONS": "epochs=10 seed=1"}, oasis]
+    assert {"DATASET": "nuclei", "DATA": "stage1_train.zip"} in COMMANDS[3:]  # RESULTS.md's
 
 
-@pytest.mark.parametrize("given, complaint", [
-    ({"PLAIN": "false"}, "PLAIN is 'false'; it must be True or False"),
-    ({"MIRROR": 1}, "MIRROR is 1; it must be True or False"),
-    ({"ENSEMBLE": 2.0}, "ENSEMBLE is 2.0; it must be a whole number, 1 or more"),
-    ({"SIZE": "128"}, "SIZE is '128'; it must be a whole number, 0 or more"),
-    ({"FILTERS": 0, "EPOCHS": 2.5}, "EPOCHS is 2.5; .*FILTERS is 0; it must be a whole number, 1 or more"),
-    ({"DROPOUT": 1.5}, "DROPOUT is 1.5; it must be a number from 0 to 0.95, or -1 for automatic"),
-    ({"AUGMENT": "no"}, "AUGMENT is 'no'; it must be a number from 0 to 1, or -1 for automatic"),
-    ({"AUGMENT": -0.3}, "AUGMENT is -0.3; it must be"),
-    ({"LEARNING_RATE": 1e-9, "OVERSAMPLE": -1}, "OVERSAMPLE is -1; .*LEARNING_RATE is 1e-09; .* or 0 for automatic"),
-    ({"SIZE": 100}, "SIZE is 100; it must be a multiple of 16"),
-    ({"SCAN": "."}, "SCAN is the folder ."),
-    ({"DATASET": "lgg", "SCAN": "here.NII"}, "Nothing is at here.NII"),
-])
-def test_wrong_settings_are_refused_before_anything_is_done(given, complaint):
-    with pytest.raises((SystemExit, data.DataError), match=complaint):
-        settled(**given)
-
-
-def test_settings_may_be_run_again():
-    variables = settled()
-    cells = ["".join(cell["source"]) for cell in CODE if "settings" in cell["metadata"].get("tags", [])]
-    run = variables["RUN"]
-    variables["LIMIT"] = None  # as a GPU leaves it
-    for cell in cells:
-        exec(cell, variables)
-    assert variables["RUN"] == run
-
-
-def test_results_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("RUNS", str(tmp_path / "file"))
-    with pytest.raises(data.DataError, match="RUNS is .*file, and that folder cannot be made"):
-        settled()
-
-
-def test_a_start_is_looked_for_and_names_the_run(tmp_path):
-    settings = "\n".join("".join(c["source"]) for c in CODE if "settings" in c["metadata"].get("tags", []))
-    variables = settled()
-    alone = variables["RUN"].name
-    plain = variables["PLAIN_RUN"]
-    variables["START"] = str(tmp_path / "varied-128px-640slices-seed0/")
-    with pytest.raises(data.DataError, match="check TRY_ON, SCAN and START"):
-        exec(settings, variables)
-    Path(variables["START"]).mkdir()
-    exec(settings, variables)
-    assert variables["RUN"].name == f"{alone}-from-varied-128px"
-    assert variables["PLAIN_RUN"] == plain  # it starts from random weights all the same
-    variables["RUN"].mkdir(parents=True)
-    Path(variables["START"]).rmdir()
-    exec(settings, variables)  # a run that exists is read back without it
-
-
-@pytest.mark.parametrize("module", ["data", "preprocess", "model", "train", "evaluate", "show"])
-def test_every_module_is_used(module):
-    assert any(f"{module}." in "".join(cell["source"]) for cell in CODE)
+@pytest.mark.parametrize("given", COMMANDS, ids=str)
+def test_every_command_gives_parameters_and_options_that_are(given):
+    assert given.keys() <= set(PARAMETERS)
+    options = given.get("OPTIONS", "")
+    recipe = Recipe.choose(given.get("DATASET", "practice"), options, data=given.get("DATA", ""))
+    chosen = {name for name, why in recipe.reasons.items() if why == "you"}
+    assert chosen == set(re.findall(r"(\w+)=", options))

@@ -1,169 +1,205 @@
+import io
+import types
+
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 from test_data import TASK
 
 from helpers import evaluate, model, preprocess, show
-from helpers.data import Split
+from helpers.data import Box, Dataset, Split
 
 
 @pytest.fixture
 def split():
+    """Two subjects of four slices 16x16, whose greys are 60 times the label."""
     labels = np.random.default_rng(0).integers(0, 4, (8, 16, 16)).astype(np.uint8)
     return Split("test", (labels * 60)[..., None], labels, np.array(list("aaaabbbb")), TASK)
 
 
-def texts(figure):
-    axes = [t for ax in figure.axes for t in (ax.get_title(), ax.get_xlabel(), ax.get_ylabel())]
-    return " | ".join([figure.get_suptitle(), *axes])
+@pytest.fixture
+def guesses(split):
+    """Predictions with one wrong pixel in each slice of b, and a quarter of a's third slice wrong."""
+    made = split.labels.copy()
+    made[4:, 0, 0] = (made[4:, 0, 0] + 1) % 4
+    made[2, :4] = (made[2, :4] + 1) % 4
+    return made
 
 
-def test_pairs_show_slice_and_its_own_mask(split):
-    figure = show.pairs(split, 2)
-    shown = [ax.images[0].get_array() for ax in figure.axes]
-    assert np.array_equal(shown[1], shown[3] * 60) and "toy" in texts(figure)
+def drawn(picture, panel, layer=0):
+    return picture.figure.axes[panel].images[layer].get_array()
+
+
+def titles(picture):
+    return [ax.get_title() for ax in picture.figure.axes]
+
+
+def test_a_picture_is_a_png_with_alternative_text(split, tmp_path):
+    picture = show.pairs(split, 2)
+    formats, metadata = DisplayFormatter().format(picture)  # as a notebook does
+    assert formats["text/plain"] == metadata["image/png"]["alt"] == (
+        "toy: the test split and its labels. 2 slices in a row; below each its mask, a colour a label: background, "
+        "CSF, grey matter, white matter.")
+    picture.save(tmp_path / "pairs.png")
+    for file in (io.BytesIO(formats["image/png"]), tmp_path / "pairs.png"):
+        opened = Image.open(file)
+        assert (opened.format, opened.width) == ("PNG", 2 * 3 * 80)  # two panels of 3 inches, 80 pixels an inch
+
+
+def test_pairs_show_each_slice_above_its_own_mask(split):
+    picture = show.pairs(split, 2)
+    assert titles(picture)[:2] == ["a", "b"]
+    for column, index in ((0, 0), (1, 7)):
+        assert np.array_equal(drawn(picture, column), split.images[index, ..., 0])
+        assert np.array_equal(drawn(picture, 2 + column), split.labels[index])
+
+
+def test_slices_are_cut_to_the_head(split):
+    far = np.zeros((1, 64, 64, 1), np.uint8)
+    far[0, 20:40, 3:50] = 200  # 20 x 47 pixels: 32 x 48, in multiples of 16, around the same middle
+    one = Split("test", far, far[..., 0] * 0, np.array(["a"]), TASK)
+    assert show.cropped(one, [0])[1] == Box(14, 2, 32, 48)
+    assert drawn(show.overlay(one, 0, "truth"), 0).shape == (32, 48)
+    assert drawn(show.augmented(one, 1), 2).shape[1] < 64  # though noise fills the air
 
 
 def test_augmented_shows_what_preprocess_makes(split):
-    figure = show.augmented(split, 0.5, 2, seed=3)
-    images, _ = preprocess.augment(split.images[[4, 4]], split.labels[[4, 4]], np.random.default_rng(3), (1,), 0.5)
-    assert np.array_equal(figure.axes[1].images[0].get_array(), images[0, ..., 0])
-
-
-def test_network_connections_are_the_graphs():
-    net = model.improved_unet((32, 32, 1), 4, levels=3)
-    expected = {("image", "input"), ("input", "open_1"), ("open_1", "context_1"), ("context_1", "open_2"),
-                ("open_2", "context_2"), ("context_2", "open_3"), ("open_3", "context_3"), ("context_3", "up_2"),
-                ("context_2", "localisation_2"), ("up_2", "localisation_2"), ("localisation_2", "up_1"),
-                ("context_1", "localisation_1"),
-                ("up_1", "localisation_1"), ("localisation_2", "segment_2"), ("localisation_1", "segment_1"),
-                ("segment_2", "segment_1"), ("segment_1", "segment")}
-    assert show.connections(net) == expected
-    assert f"{net.count_params():,} weights" in texts(show.network(net))
-
-
-def test_curves_draw_the_history():
-    history = pd.DataFrame({"loss": [2.0, 1.0], "val_loss": [1.5, 0.8], "val_worst dice": [0.6, 0.5]})
-    for label in TASK.labels:
-        history[f"val_dice {label.name}"] = [0.6, 0.7]
-    losses, dice = show.curves(history, TASK).axes
-    lines = losses.lines
-    assert lines[0].get_ydata().tolist() == [2.0, 1.0] and lines[1].get_ydata().tolist() == [1.5, 0.8]
-    assert lines[0].get_xdata().tolist() == [1, 2]
-    assert "kept: epoch 1" in " ".join(t.get_text() for t in dice.get_legend().get_texts())
-
-
-def test_an_overlay_draws_the_labels_asked_for(split):
-    figure = show.overlays(split, 2)
-    drawn = figure.axes[0].images[1].get_array()
-    index = 2 if "slice 3 of 8" in texts(figure) else None
-    assert drawn.count() == (split.labels[index] > 0).sum()
-    _, [[ax]] = show.figure()
-    show.draw_overlay(ax, split.images[0], split.labels[0], TASK, opacity=0.3, shown=[2])
-    assert set(ax.images[1].get_array().compressed()) == {2} and ax.images[1].get_alpha() == 0.3
-
-
-def test_boxes_and_comparison(split):
-    guesses = split.labels.copy()
-    guesses[4:, 0, 0] = (guesses[4:, 0, 0] + 1) % 4  # one wrong pixel of 256 in each slice of b
-    scores = evaluate.score(split, guesses)
-    assert "Dice of each subject" in texts(show.boxes(scores, TASK))
-    figure = show.comparison(split, guesses, scores.worst, n=2)
-    assert "toy, test: b" in texts(figure) and "error: 0.39 % of pixels" in texts(figure)
-    assert figure.axes[3].images[1].get_array().count() == 1
+    picture = show.augmented(split, 2, seed=3)
+    images, labels = preprocess.augment(split.images[[4, 4]], split.labels[[4, 4]], np.random.default_rng(3), (1,), 1.0)
+    assert np.array_equal(drawn(picture, 0), split.images[4, ..., 0])
+    assert np.array_equal(drawn(picture, 2), images[1, ..., 0]) and np.array_equal(drawn(picture, 5), labels[1])
 
 
 def test_greys_count_pixels(split):
-    lines = show.greys(split).axes[0].lines
+    lines = show.greys(split).figure.axes[0].lines
     for label, line in enumerate(lines):  # every pixel of a label has the grey 60 x label
         assert line.get_ydata()[60 * label] == pytest.approx(100 * (split.labels == label).mean())
 
 
-def test_keep_writes_a_picture(split, tmp_path):
-    figure = show.keep(show.pairs(split, 2), tmp_path / "new" / "pairs.png")
-    assert Image.open(tmp_path / "new" / "pairs.png").size[0] > 300 and figure.axes
+def test_network_connections_are_the_graphs():
+    net = model.improved_unet((32, 32, 1), 4, filters=4, dropout=0.0, levels=3, supervised=2)
+    expected = {("image", "input"), ("input", "down_1"), ("down_1", "context_1"), ("context_1", "down_2"),
+                ("down_2", "context_2"), ("context_2", "down_3"), ("down_3", "context_3"), ("context_3", "up_2"),
+                ("context_2", "localisation_2"), ("up_2", "localisation_2"), ("localisation_2", "up_1"),
+                ("context_1", "localisation_1"), ("up_1", "localisation_1"), ("localisation_2", "output_2"),
+                ("localisation_1", "output_1"), ("output_2", "output_1"), ("output_1", "output")}
+    assert show.connections(net) == expected
+    figure = show.network(net).figure
+    assert figure.get_suptitle() == f"improved_unet: {net.count_params():,} weights"
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["8x8", "16x16", "32x32"]
+    assert len(figure.axes[0].patches) == len({block for pair in expected for block in pair} - {"image"})
 
 
-def test_before_after(split):
-    figure = show.before_after(split, split.labels[:1] * 0, split.labels[:1], [0])
-    assert not figure.axes[2].images[0].get_array().any()
-    assert np.array_equal(figure.axes[3].images[0].get_array(), split.labels[0])
+def test_halving_by_hand(split):
+    picture = show.halved(split, [[1, 0, 0], [0, 0, 0], [0, 0, 0]])  # takes the first pixel of four
+    image = split.images[4, ..., 0]
+    assert np.array_equal(drawn(picture, 1), image[::2, ::2])
+    assert np.array_equal(drawn(picture, 2), image.reshape(8, 2, 8, 2).max((1, 3)))
+    assert titles(picture)[2] == "largest of 2x2 (pooling): 8x8"
 
 
-def test_gallery_is_of_the_worst_slices(split):
-    guesses = split.labels.copy()
-    guesses[5, :8] = (guesses[5, :8] + 1) % 4
-    guesses[2, :4] = (guesses[2, :4] + 1) % 4
+@pytest.fixture
+def run(split):
+    """What the curves ask of a run after two epochs, the first of which was better."""
+    three = [Split(name, split.images, split.labels, np.array([name] * 8), TASK)
+             for name in ("train", "validation", "test")]
+    history = pd.DataFrame({"loss": [2.0, 1.0], "val_loss": [1.5, 0.8]})
+    for label in TASK.labels:
+        history[f"val_dice {label.name}"] = [0.7, 0.6]
+    return types.SimpleNamespace(history=history, best=0, task=TASK, dataset=Dataset(*three), box=Box(0, 0, 16, 16),
+                                 recipe=types.SimpleNamespace(size=None))
+
+
+def background(images):
+    """The probabilities of a network that calls everything background."""
+    return np.broadcast_to(np.eye(4, dtype="float32")[0], (*images.shape[:3], 4))
+
+
+def test_curves_draw_the_history_and_what_is_wrong_now(run, split):
+    picture = show.curves(run, background)
+    losses, dice, _ = picture.figure.axes
+    assert [line.get_ydata().tolist() for line in losses.lines] == [[2.0, 1.0], [1.5, 0.8]]
+    assert losses.lines[0].get_xdata().tolist() == [1, 2] and dice.lines[0].get_ydata().tolist() == [0.7, 0.6]
+    assert "kept: epoch 1" in [text.get_text() for text in dice.get_legend().get_texts()]
+    assert np.array_equal(drawn(picture, 2, 1).filled(0), split.labels[4] > 0)
+    assert len(show.curves(run).figure.axes) == 2
+
+
+def test_live_draws_each_epoch_in_one_place_and_a_finished_run_once(run, monkeypatch):
+    run.network, seen, made = lambda: background, [], []
+    handle = types.SimpleNamespace(update=seen.append)
+    monkeypatch.setattr(show, "display", lambda picture, display_id: made.append(picture) or handle)
+    live, history = show.live(), run.history
+    for epochs in (1, 2):
+        run.history = history[:epochs]
+        live(run, background)
+    live(run, None)  # the end
+    assert [len(picture.figure.axes[0].lines[0].get_xdata()) for picture in made + seen] == [1, 2]
+    show.live()(run, None)  # it was trained before
+    assert len(made) == 2 and "over 2 epochs; the wrong pixels" in made[1].alt
+
+
+def test_boxes_show_every_subject(split, guesses):
+    picture = show.boxes(evaluate.score(split, guesses), TASK)
+    points = [line.get_ydata() for line in picture.figure.axes[0].lines if line.get_marker() == "o"]
+    for number, values in enumerate(points):
+        expected = [evaluate.dice(split.labels[own], guesses[own], 4)[number] for own in (slice(4), slice(4, 8))]
+        assert values == pytest.approx(expected)
+
+
+def test_comparison_shows_best_median_and_worst(split, guesses):
+    four = Split("test", split.images, split.labels, np.array(list("aabbccdd")), TASK)  # errors: 0, 64, 2, 2
+    scores = evaluate.score(four, guesses)
+    picture = show.comparison(four, guesses, scores)
+    first = [title.split("\n") for title in titles(picture)[::4]]
+    assert [name for name, _ in first] == ["best: a", f"median: {scores.median}", "worst: b"]
+    assert first[0][1] == "mean Dice 1.000" and scores.median in "cd"
+    assert titles(picture)[3::4] == ["error: 0 pixels", "error: 1 pixels", "error: 0 pixels"]  # slices 1, 5 or 7, 3
+    assert drawn(picture, 7, 1).count() == 1 and np.array_equal(drawn(picture, 9), split.labels[3])
+
+
+def test_gallery_is_of_the_worst_slices(split, guesses):
+    guesses[5, :2] = (guesses[5, :2] + 1) % 4
     scores = evaluate.score(split, guesses)
-    figure = show.gallery(split, guesses, scores, n=2)
-    for first, index in ((0, 5), (4, 2)):
-        assert np.array_equal(figure.axes[first].images[0].get_array(), split.images[index, ..., 0])
-        mean = scores.per_image.iloc[index, 1:].mean()
-        assert figure.axes[first].get_title() == f"{split.subjects[index]}, slice {index % 4 + 1}\nmean Dice {mean:.3f}"
+    picture = show.gallery(split, guesses, scores, n=2)
+    for row, index in ((0, 2), (4, 5)):
+        mean = np.mean(evaluate.dice(split.labels[index], guesses[index], 4)[1:])
+        assert titles(picture)[row] == f"{split.subjects[index]}, slice {index % 4}\nmean Dice {mean:.3f}"
+        assert np.array_equal(drawn(picture, row), split.images[index, ..., 0])
+        assert np.array_equal(drawn(picture, row + 2), guesses[index])
 
 
-def test_uncertainty_is_drawn_beside_its_errors(split):
-    guesses, unsure = split.labels.copy(), np.random.default_rng(0).random(split.labels.shape)
-    guesses[:, 3, 3] = (guesses[:, 3, 3] + 1) % 4
-    axes = show.uncertainty(split, guesses, unsure, n=1).axes
-    assert axes[1].images[1].get_array().count() == 1
-    assert any(np.array_equal(axes[2].images[0].get_array(), u) for u in unsure)
+def test_overlays_are_spread_and_show_labels_over_slices(split):
+    picture = show.overlays(split, 2)
+    assert titles(picture) == ["slice 3 of 8", "slice 6 of 8"]
+    assert np.array_equal(drawn(picture, 1, 1).filled(0), split.labels[5])
+    assert drawn(picture, 1, 1).count() == (split.labels[5] > 0).sum()  # background leaves the slice visible
 
 
-def test_next_to_no_uncertainty_is_dark(split):
-    sure = show.one(split, 0, "uncertainty", split.labels, lambda images: np.full(images.shape[:3], 1e-6))
-    unsure = show.one(split, 0, "uncertainty", split.labels, lambda images: np.full(images.shape[:3], 0.7))
-    assert [made.axes[1].images[0].get_clim() for made in (sure, unsure)] == [(0, 0.1), (0, 0.7)]
+def test_an_overlay_has_the_layer_and_labels_asked_for(split, guesses):
+    two = show.overlay(split, 2, "prediction", guesses, opacity=0.3, shown=[2])
+    assert set(drawn(two, 1, 1).compressed()) == {2} and two.figure.axes[1].images[1].get_alpha() == 0.3
+    assert np.array_equal(drawn(two, 1, 1).filled(0) == 2, guesses[2] == 2)
+    assert np.array_equal(drawn(show.overlay(split, 2, "truth", guesses), 1, 1).filled(0), split.labels[2])
+    error = show.overlay(split, 2, "error", guesses)
+    assert titles(error)[1] == "error: 64 pixels" and drawn(error, 1, 1).count() == 64
+    asked = []
+    unsure = show.overlay(split, 2, "uncertainty", guesses, lambda images: asked.append(images) or images[..., 0] / 255)
+    assert np.array_equal(asked[0], split.images[[2]]) and np.array_equal(drawn(unsure, 1), asked[0][0, ..., 0] / 255)
+    assert unsure.alt == "toy: a. A slice, bare and under its uncertainty."
 
 
-def test_review_counts_the_errors_found(split):
-    guesses = split.labels.copy()
-    guesses[:, :2] = (guesses[:, :2] + 1) % 4  # one pixel in eight
-    wrong = (split.labels != guesses).astype(float)
-    lines = show.review(split, guesses, {"oracle": wrong, "opposite": -wrong}).axes[0].lines
-    looked, found = lines[0].get_data()
-    assert np.allclose(found, np.minimum(100, looked * 8), atol=0.5) and not lines[1].get_ydata().any()
+def test_uncertainty_is_drawn_beside_its_errors_on_one_scale(split, guesses):
+    unsure = np.random.default_rng(0).random(split.labels.shape) / 1000
+    predictor = types.SimpleNamespace(doubt=lambda images: unsure[[np.flatnonzero(
+        (split.images == image).all((1, 2, 3)))[0] for image in images]])
+    picture = show.uncertainty(split, guesses, predictor, n=2)  # slices 2 and 5
+    assert [drawn(picture, panel, 1).count() for panel in (1, 4)] == [64, 1]
+    assert [np.array_equal(drawn(picture, panel), unsure[index]) for panel, index in ((2, 2), (5, 5))] == [True, True]
+    assert picture.figure.axes[2].images[0].get_clim() == (0, 1)  # next to no uncertainty is dark
 
 
-def test_confusion_shows_its_table(split):
-    guesses = np.where(split.labels == 3, 2, split.labels)
-    figure = show.confusion(evaluate.score(split, guesses))
-    assert [t.get_text() for t in figure.axes[0].texts][-4:] == ["0.00", "0.00", "100.00", "0.00"]
-
-
-def test_ingredients_draw_every_run_once():
-    rows = pd.DataFrame({"data": "toy", "variant": ["all", "less"] * 4, "seed": [0, 0, 1, 1] * 2,
-                         "budget": ["epochs"] * 4 + ["seconds"] * 4, "epochs": [5] * 5 + [9, 5, 9],
-                         "test background": 0.99, "test b": 0.5,
-                         "test a": [0.9, 0.8, 0.92, 0.7, 0.9, 0.86, 0.92, 0.88]})
-    ax = show.ingredients(rows).axes[0]
-    assert "mean of b, a" in ax.get_xlabel()
-    runs = [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "o"]
-    assert runs == [pytest.approx(two) for two in ([0.68, 0.69], [0.65, 0.6], [0.7, 0.71])]
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["less, 9 epochs (the same seconds)", "less", "all"]
-    rows.columns = [name.replace("test", "validation") for name in rows]
-    validated = show.ingredients(rows, "validation").axes[0]
-    assert validated.get_xlabel().startswith("validation Dice")
-    assert [line.get_xdata().tolist() for line in validated.lines if line.get_marker() == "o"] == runs
-
-
-def test_levels_end_with_what_the_network_decides(split):
-    net = model.improved_unet((16, 16, 1), 4, filters=4, levels=4)
-    drawn = [ax.images[0].get_array() for ax in show.levels(net, split, 3).axes]
-    assert [picture.shape for picture in drawn] == [(4, 4), (8, 8), (16, 16), (16, 16)]
-    assert np.array_equal(drawn[2], evaluate.predict(net, split.images[3:4])[0])
-    assert np.array_equal(drawn[3], split.labels[3])
-
-
-def test_row_shows_every_picture_with_its_size():
-    figure = show.row({"a": np.zeros((4, 6, 1)), "b": np.ones((2, 3, 1))}, "two")
-    assert "a: 4x6" in texts(figure) and "b: 2x3" in texts(figure) and "two" in texts(figure)
-
-
-def test_sweep_has_a_frame_for_every_slice_of_the_subject(split, tmp_path):
-    with Image.open(show.sweep(split, split.labels, "b", tmp_path / "new" / "sweep.png")) as made:
-        assert made.n_frames == 4 and made.format == "PNG"
-        first = np.asarray(made.convert("RGB"))
-        made.seek(3)
-        assert (np.asarray(made.convert("RGB")) != first).any()
+def test_source_is_read_from_the_module_that_runs():
+    assert show.source(evaluate.dice).data.startswith("```python\ndef dice(truth, guess, n_labels):\n")
