@@ -106,10 +106,10 @@ class Box:
         sides = []
         for axis, length in enumerate(seen.shape):
             found = np.flatnonzero(seen.any(1 - axis))
-            first, end = (found[0], found[-1] + 1) if len(found) else (0, length)
+            first, end = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, length)
             size = -(-(end - first) // MULTIPLE) * MULTIPLE
             start = (first + end - size) // 2
-            sides.append((int(np.clip(start, 0, length - size)) if size <= length else (length - size) // 2, int(size)))
+            sides.append((int(np.clip(start, 0, length - size)) if size <= length else (length - size) // 2, size))
         (top, height), (left, width) = sides
         return cls(top, left, height, width)
 

@@ -48,7 +48,7 @@ class Run:
     def __init__(self, runs, recipe, dataset, build=model.of_recipe):
         runs = Path(os.environ.get("OASIS_RUNS") or runs).expanduser()
         self.recipe, self.dataset, self.build, self.opened = recipe, dataset, build, (None, None)
-        self.start = start_of(runs, recipe)
+        self.start = start_of(runs, recipe, build)
         identity = self.identity()
         self.folder = runs / f"{recipe.dataset}-{digest(json.dumps(identity).encode())[:6]}"
         options = {name: value for name, value in vars(recipe).items() if name not in ("data", "reasons")}
@@ -156,7 +156,8 @@ class Run:
                     run.folder.mkdir(parents=True, exist_ok=True)
                     with run.locked() as renew:
                         run.state = read_state(run.folder) or run.state
-                        run.train_rest(progress, renew)
+                        if not run.finished:  # by another process, meanwhile
+                            run.train_rest(progress, renew)
                 except OSError as error:
                     raise RunError(f"{run.folder} cannot be written into ({error}). Is the disk full, or Drive no longer "
                                    "mounted? Whole epochs are kept: mend it and run this again.") from error
@@ -167,6 +168,8 @@ class Run:
                   f"{row[f'val_{train.WORST_DICE}']:.4f}. Results: {run.folder}")
             if progress:
                 progress(run, None)
+            if not run.finished:
+                break  # stopped
         return self
 
     def train_rest(self, progress, renew):
@@ -346,12 +349,12 @@ def read_state(folder):
     raise RunError(f"{file} cannot be used ({found}). Choose another folder, or delete this one to train anew.")
 
 
-def start_of(runs, recipe):
+def start_of(runs, recipe, build):
     """The Run that a recipe starts from, None for random weights."""
     if recipe.start is None:
         return None
     if other := recipe.starting():
-        return Run(runs, other, datasets.load(other))
+        return Run(runs, other, datasets.load(other), build)
     run = Run.open(recipe.start)
     if not run.finished:
         raise RunError(f"{recipe.start} is not finished: train it to its end, then start from it.")

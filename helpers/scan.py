@@ -168,7 +168,7 @@ def of_picture(predictor, file, folder):
     top, left = (full - [height, width]) // 2
     padded = np.pad(picture, [(top, full[0] - height - top), (left, full[1] - width - left)]
                     + [(0, 0)] * (picture.ndim - 2))
-    image = resized(padded, frame).reshape(1, *frame, channels)
+    image = resized(padded, frame, Image.Resampling.NEAREST).reshape(1, *frame, channels)
     maps = predictor.probabilities(image)
     large = [resized(maps[0, ..., k], padded.shape[:2]) for k in range(len(task.labels))]
     labels = np.argmax(large, axis=0)[top:top + height, left:left + width]
@@ -196,11 +196,11 @@ def read_picture(file, mode):
                         "Copy or export it again.") from error
 
 
-def resized(picture, shape):
-    """A picture or map (H, W) or (H, W, C), linearly interpolated to `shape`."""
+def resized(picture, shape, way=Image.Resampling.BILINEAR):
+    """A picture or map (H, W) or (H, W, C), interpolated to `shape`."""
     if picture.shape[:2] == tuple(shape):
         return picture
-    return np.asarray(Image.fromarray(picture).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(picture).resize((shape[1], shape[0]), way))
 
 
 def to_split(file, images, probabilities, task):

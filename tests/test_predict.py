@@ -143,7 +143,7 @@ def test_doubt_is_entropy_as_a_share_of_the_largest():
 
 
 def test_a_finished_run_predicts_without_its_data(tmp_path):
-    run = made_by_hand(tmp_path, network="unet", filters=1)
+    run = made_by_hand(tmp_path)
     predictor = Predictor.open(run.folder, mirrors=False)
     images = toy().test.images
     assert (predictor.task, predictor.box, predictor.frame) == (run.task, Box(0, 0, 32, 32), (32, 32))

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from test_run import made_by_hand
 from test_volumes import head
 
 from helpers import evaluate, scan
-from helpers.data import OASIS_BOX, TISSUES, Box, DataError, Label, Task
+from helpers.data import OASIS_BOX, TISSUES, Box, DataError, Label, Split, Task
 
+ROOT = Path(__file__).parent.parent
 TASK = Task("heads", TISSUES, "made")
 
 
@@ -37,14 +39,15 @@ def dice(volume, written):
     return evaluate.dice(np.asarray(volume.dataobj) / 100, np.asarray(labels.dataobj), 4)
 
 
-@pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR", "PIR", "ASL"])
-@pytest.mark.parametrize("size", [None, 112])
+@pytest.mark.parametrize("axes, size", [*((axes, None) for axes in ("RAS", "LPS", "SAR", "PIR", "ASL")),
+                                        ("RAS", 128), ("PIR", 128)])
 def test_a_volume_of_any_orientation_gets_its_labels_back_on_its_own_grid(axes, size, tmp_path):
     image, _ = head()
     image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes)))
     nib.save(image, tmp_path / "my.scan.nii.gz")
     before = (tmp_path / "my.scan.nii.gz").read_bytes()
-    found = scan.segment(brains(size=size), tmp_path / "my.scan.nii.gz", tmp_path / "run")
+    predictor = pictures(256, size=size) if size else brains()
+    found = scan.segment(predictor, tmp_path / "my.scan.nii.gz", tmp_path / "run")
     assert found.file.parent == tmp_path / "run" and re.fullmatch(r"my\.scan-\w{8}_labels\.nii\.gz", found.file.name)
     truth = np.bincount((np.asarray(image.dataobj) // 100).ravel().astype(int))
     if size is None:
@@ -223,25 +226,26 @@ def test_what_cannot_be_read_is_named(tmp_path):
 def test_an_example_is_a_practice_brain_of_no_split_or_a_test_picture(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(scan.practice, "write_scan", lambda file, **options: asked.append(options) or (file, None))
-    image = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    dataset = SimpleNamespace(image_shape=(16, 16, 1), task=replace(TASK, title="varied practice brains"),
-                              test=SimpleNamespace(images=image, __len__=lambda: 3))
-    assert scan.example(dataset, tmp_path / "new", 5).name == "practice_brain_synthetic.nii.gz"
-    assert asked == [{"seed": 5, "spread": scan.practice.VARIED}]
-    cells = SimpleNamespace(image_shape=(16, 16, 3), task=TASK, test=image_split(image))
-    assert np.array_equal(np.array(Image.open(scan.example(cells, tmp_path))), image[1])
+    for title, seed in (("varied practice brains", 5), ("heads", 0)):
+        brains = SimpleNamespace(image_shape=(16, 16, 1), task=replace(TASK, title=title))
+        assert scan.example(brains, tmp_path / "new", seed) == tmp_path / "new" / "practice_brain_synthetic.nii.gz"
+    assert asked == [{"seed": 5, "spread": scan.practice.VARIED}, {"seed": 0, "spread": scan.practice.COURSE}]
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    cells = SimpleNamespace(image_shape=(16, 16, 3),
+                            test=Split("test", images, images[..., 0] % 4, np.array(list("abc")), TASK))
+    assert np.array_equal(np.array(Image.open(scan.example(cells, tmp_path))), images[1])
 
 
 def test_the_command_goes_on_after_a_file_that_is_no_scan(tmp_path):
-    run = made_by_hand(tmp_path, network="unet", filters=1)
+    run = made_by_hand(tmp_path)
     (tmp_path / "bad.nii.gz").write_text("not a scan")
     nib.save(next(head()), tmp_path / "good.nii.gz")
     done = subprocess.run([sys.executable, "-m", "helpers.scan", run.folder, "bad.nii.gz", "good.nii.gz"], text=True,
-                          cwd=tmp_path, env=with_helpers(), capture_output=True)
+                          cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
     [mask] = (run.folder / "results").iterdir()
     assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.startswith("bad.nii.gz is not a rea")
     assert str(mask) in done.stdout
-    told = re.findall(r"^\w.*? +([0-3]) +(\d+) +[\d.]+$", done.stdout, re.MULTILINE)
+    told = re.findall(r"^\w.*? +([0-3]) +(\d+) +[\d.]+ *$", done.stdout, re.MULTILINE)
     voxels = np.bincount(np.asarray(nib.load(mask).dataobj).ravel(), minlength=4)
     assert [(int(a), int(b)) for a, b in told] == list(enumerate(voxels)) and voxels.sum() == 40 * 60 * 30
 

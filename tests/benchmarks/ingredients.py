@@ -1,8 +1,10 @@
 """What each ingredient buys: one thing at a time taken from the network or its training, on the same data and budget.
 
-    python tests/benchmark_ingredients.py --help
+    python tests/benchmarks/ingredients.py --help
+    python tests/benchmarks/ingredients.py --draw tests/benchmarks/ingredients_practice.csv images/ingredients.png
 
 Each variant is trained for the same epochs and, where its epochs take longer or shorter, anew for the same seconds.
+Scores are of networks without mirror images.
 """
 
 import argparse
@@ -13,44 +15,63 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from helpers import backend, data, evaluate, model, train  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from helpers import backend, data, datasets, evaluate, model, show  # noqa: E402
 from helpers.backend import keras  # noqa: E402
+from helpers.predict import Predictor  # noqa: E402
+from helpers.recipe import Recipe  # noqa: E402
+from helpers.run import Run  # noqa: E402
 
 REFERENCE = "Improved U-Net"
-STARTED = "starting from another run (START)"
-DROPOUT = 0.1  # the notebook's for practice brains; all else of the whole recipe is what `train.fit` does unasked
+STARTED = "starting from another run"
+DROPOUT = "dropout=0.1"  # of the whole recipe, on any data: without dropout is then one thing less
 GENTLE = 1e-3  # learning rate of networks without normalisation: a second change in those rows, not a measured need
-CROSS_ENTROPY = "sparse_categorical_crossentropy"  # Keras's name
 
 
-def variants(shape, n_labels, start=""):
-    """{name: (function that builds the network, other arguments of `train.fit`)}, the whole recipe first.
+def variants(recipe, start=None):
+    """{name: (recipe, function that builds its network)}, the whole recipe first.
 
     With `start`, the folder of a run, a variant starts from that run's best weights.
     """
-    def build(dropout=DROPOUT, **options):
-        """The Improved U-Net."""
-        return model.improved_unet(shape, n_labels, dropout=dropout, **options)
-
-    started = {STARTED: (build, {"start": start})} if start else {}
+    whole, plain = model.of_recipe, recipe.plain().change(loss="cross_entropy")
+    started = {STARTED: (recipe.change(start=start), whole)} if start else {}
     return {
-        REFERENCE: (build, {}),
-        "without normalisation": (lambda: without_normalisation(build()), {"learning_rate": GENTLE}),
-        "without residuals": (lambda: without_residuals(build()), {}),
-        "without deep supervision": (lambda: build(supervised=1), {}),
-        "without dropout": (lambda: build(dropout=0.0), {}),
-        "dropout 0.3 (of whole maps)": (lambda: build(dropout=0.3), {}),
-        "without rotation, scale and shift": (build, {"augment": 0.0}),
-        "without augmentation": (build, {"augment": None}),
-        "with averaged weights (EMA)": (build, {"average": 0.99}),
-        "loss: cross-entropy alone": (build, {"loss": CROSS_ENTROPY}),
-        "loss: Dice alone": (build, {"loss": dice_alone}),
-        "loss: Dice without background": (build, {"loss": dice_without_background}),
-        "loss: Dice and focal": (build, {"loss": dice_and_focal}),
-        "plain U-Net, cross-entropy": (lambda: model.unet(shape, n_labels, filters=16),
-                                       {"learning_rate": GENTLE, "loss": CROSS_ENTROPY}),
+        REFERENCE: (recipe, whole),
+        "without normalisation": (recipe.change(learning_rate=GENTLE), without_normalisation),
+        "without residuals": (recipe, without_residuals),
+        "without deep supervision": (recipe, without_deep_supervision),
+        "without dropout": (recipe.change(dropout=0.0), whole),
+        "dropout 0.3 (of whole maps)": (recipe.change(dropout=0.3), whole),
+        "without rotation, scale and shift": (recipe.change(augment=0.0), whole),
+        "without augmentation": (recipe.change(augment=None), whole),
+        "loss: cross-entropy alone": (recipe.change(loss="cross_entropy"), whole),
+        "loss: Dice alone": (recipe.change(loss="dice"), whole),
+        "plain U-Net, cross-entropy": (plain, whole),
     } | started
+
+
+def without_normalisation(recipe, channels, n_labels):
+    """The recipe's network without any normalisation but the input's."""
+    return with_others(model.of_recipe(recipe, channels, n_labels), "-norm_",
+                       lambda layer: keras.layers.Identity(name=layer.name))
+
+
+def without_residuals(recipe, channels, n_labels):
+    """The recipe's network, whose context modules are not added to what comes into them."""
+    return with_others(model.of_recipe(recipe, channels, n_labels), "context_", lambda layer: (
+        keras.layers.Lambda(lambda both: both[1], name=layer.name) if isinstance(layer, keras.layers.Add)
+        else layer.__class__.from_config(layer.get_config())))
+
+
+def without_deep_supervision(recipe, channels, n_labels):
+    """The recipe's network, whose top level alone draws a segmentation."""
+    return model.improved_unet((None, None, channels), n_labels, recipe.filters, recipe.dropout, supervised=1)
+
+
+def with_others(network, part, make):
+    """A new copy of a network, in which `make(layer)` stands for each layer whose name holds `part`."""
+    return keras.models.clone_model(network, clone_function=lambda layer: make(layer) if part in layer.name
+                                    else layer.__class__.from_config(layer.get_config()))
 
 
 def predict_as_built():
@@ -64,61 +85,15 @@ def predict_as_built():
         tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
-def one_hot(truth, probabilities):
-    """Labels (B, H, W) as (B, H, W, L), float32, for Keras's own losses."""
-    return keras.ops.one_hot(keras.ops.cast(truth, "int32"), probabilities.shape[-1], dtype="float32")
-
-
-def dice_loss(wanted, probabilities):
-    """1 - soft Dice, each label's over the whole batch, averaged over labels."""
-    return keras.ops.mean(keras.losses.dice(wanted, probabilities, axis=(0, 1, 2)))
-
-
-def dice_alone(truth, probabilities):
-    """1 - soft Dice, averaged over labels, without cross-entropy."""
-    return dice_loss(one_hot(truth, probabilities), probabilities)
-
-
-def dice_without_background(truth, probabilities):
-    """1 - soft Dice, averaged over all labels but background, plus cross-entropy."""
-    wanted = one_hot(truth, probabilities)
-    cross_entropy = keras.ops.mean(keras.losses.categorical_crossentropy(wanted, probabilities))
-    return dice_loss(wanted[..., 1:], probabilities[..., 1:]) + cross_entropy
-
-
-def dice_and_focal(truth, probabilities):
-    """1 - soft Dice plus focal cross-entropy (Lin et al. 2017), Keras's alpha and gamma."""
-    wanted = one_hot(truth, probabilities)
-    focal = keras.ops.mean(keras.losses.categorical_focal_crossentropy(wanted, probabilities))
-    return dice_loss(wanted, probabilities) + focal
-
-
-def without_normalisation(network):
-    """The same network, new, without any normalisation but the input's."""
-    return with_others(network, "-norm_", lambda layer: keras.layers.Identity(name=layer.name))
-
-
-def without_residuals(network):
-    """The same network, new, whose context modules are not added to what comes into them."""
-    return with_others(network, "context_", lambda layer: keras.layers.Lambda(lambda both: both[1], name=layer.name)
-                       if isinstance(layer, keras.layers.Add) else layer.__class__.from_config(layer.get_config()))
-
-
-def with_others(network, part, make):
-    """A new copy of a network, in which `make(layer)` stands for each layer whose name holds `part`."""
-    return keras.models.clone_model(network, clone_function=lambda layer: make(layer) if part in layer.name
-                                    else layer.__class__.from_config(layer.get_config()))
-
-
 def set_aside(dataset, people):
     """The last `people` people of the training split moved into validation, so that tests need not be read."""
     old, validation = dataset.train, dataset.validation
     moved = np.isin(old.subjects, np.unique(old.subjects)[-people:])
     more = {part: np.concatenate([getattr(validation, part), getattr(old, part)[moved]]) for part in data.PARTS}
-    return replace(dataset, train=old.take(~moved), validation=replace(validation, **more))
+    return replace(dataset, train=old.take(~moved), validation=replace(validation, **more, whole=None))
 
 
-def measure(dataset, epochs, batch_size, seeds, folder, only=(), read_test=True, start=""):
+def measure(recipe, dataset, seeds, folder, only=(), read_test=True, start=None):
     """Train every variant with every seed and write `results.csv` into `folder`, a row as soon as it is there.
 
     `only` names the variants besides the whole recipe and, with `start`, the start; none means all. A run that is
@@ -127,64 +102,115 @@ def measure(dataset, epochs, batch_size, seeds, folder, only=(), read_test=True,
     folder, rows = Path(folder), []
     predict_as_built()
 
-    def run(name, build, options, seed, budget, epochs):
+    def row_of(name, recipe, build, budget):
         """One row: train, score validation and test."""
         keras.utils.clear_session()
-        keras.utils.set_random_seed(seed)
-        network = build()
-        print(f"\n{name}, seed {seed}, {epochs} epochs", flush=True)
-        history = train.fit(network, dataset, epochs, folder / f"{name}-{epochs}epochs-seed{seed}".replace(" ", "_"),
-                            batch_size=batch_size, seed=seed, **options)
-        if len(history) < epochs:
+        print(f"\n{name}, seed {recipe.seed}, {recipe.epochs} epochs", flush=True)
+        run = Run(folder, recipe, dataset, build).train()
+        if not run.finished:
             raise KeyboardInterrupt
-        row = {"data": dataset.task.title, "variant": name, "seed": seed, "budget": budget, "epochs": epochs,
-               "weights": network.count_params(), "seconds per epoch": history["seconds"].median()}
+        predictor = Predictor(run, mirrors=False)
+        row = {"data": dataset.task.title, "variant": name, "seed": recipe.seed, "budget": budget,
+               "epochs": recipe.epochs, "weights": run.network().count_params(),
+               "seconds per epoch": run.history["seconds"].median()}
         for split in dataset.splits[1:2 + read_test]:
-            pooled = evaluate.score(split, evaluate.predict(network, split.images)).pooled
+            pooled = evaluate.score(split, predictor.labels(split)).pooled
             row |= {f"{split.name} {label}": dice for label, dice in pooled.items()}
         rows.append(row)
         pd.DataFrame(rows).round(5).to_csv(folder / "results.csv", index=False)
         return row
 
-    each = [(seed, name, *what) for seed in range(seeds)
-            for name, what in variants(dataset.image_shape, dataset.n_labels, start).items()
+    each = [(name, own.change(seed=seed), build) for seed in range(seeds)
+            for name, (own, build) in variants(recipe, start).items()
             if not only or name in (REFERENCE, STARTED, *only)]
-    same_epochs = [run(name, build, options, seed, "epochs", epochs) for seed, name, build, options in each]
+    same_epochs = [row_of(*one, "epochs") for one in each]
     seconds = pd.DataFrame(rows).groupby("variant")["seconds per epoch"].median()
-    for row, (seed, name, build, options) in zip(same_epochs, each):
-        same_time = max(1, round(epochs * seconds[REFERENCE] / seconds[name]))
-        if same_time == epochs:
+    for row, (name, own, build) in zip(same_epochs, each):
+        same_time = max(1, round(own.epochs * seconds[REFERENCE] / seconds[name]))
+        if same_time == own.epochs:
             rows.append(row | {"budget": "seconds"})
         else:
-            run(name, build, options, seed, "seconds", same_time)
+            row_of(name, own.change(epochs=same_time), build, "seconds")
     pd.DataFrame(rows).round(5).to_csv(folder / "results.csv", index=False)
 
 
-def main(words=None):
-    """Read the command line, load the data, measure and print the summary."""
-    options = argparse.ArgumentParser(description=__doc__,
-                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def table(results, split="test"):
+    """Mean and spread over seeds, a Table, a row a variant and budget: Dice of each label, epochs, seconds, weights.
+
+    `results` is what `measure` writes, a row a run.
+    """
+    names = [column for column in results if column.startswith(f"{split} ")]
+    groups = results.groupby(["budget", "variant"], sort=False)
+    found = groups[names].agg(lambda dice: f"{dice.mean():.4f} ± {dice.std():.4f}")
+    found.columns = [name.removeprefix(f"{split} ") for name in names]
+    found = found.join(groups[["epochs", "seconds per epoch", "weights"]].median()).astype(
+        {"epochs": int, "weights": int}).join(groups.size().rename("runs"))
+    found["seconds per epoch"] = found["seconds per epoch"].round(1)
+    return data.Table(f"{results['data'].iloc[0]}, {split}: Dice (hard, pooled), mean ± standard deviation", found)
+
+
+def figure(results, split="test"):
+    """Mean Dice without background of each variant: a point a run, a bar at their mean, a dotted line at the first's.
+
+    A Picture. Runs that count for both budgets are drawn once; those that only the same seconds allow say their epochs.
+    """
+    names = [column for column in results if column.startswith(f"{split} ") and column != f"{split} background"]
+    labels = [name.removeprefix(f"{split} ") for name in names]
+    runs = results.drop_duplicates(["variant", "seed", "epochs"]).assign(dice=results[names].mean(axis=1))
+    groups = list(runs.groupby(["variant", "budget", "epochs"], sort=False)["dice"])[::-1]
+    drawn, axes = show.axes_of(1, 1, 10, 1.2 + 0.36 * len(groups),
+                               f"{results['data'].iloc[0]}: what each ingredient buys")
+    ax = axes[0, 0]
+    for place, (_, dice) in enumerate(groups):
+        ax.plot(dice, np.full(len(dice), place), "o", color="#0072B2", alpha=0.6)
+        ax.plot(dice.mean(), place, "|", color="black", markersize=18, markeredgewidth=2)
+    ax.axvline(groups[-1][1].mean(), color="#888888", linestyle=":")
+    ax.set_yticks(range(len(groups)), [variant + (budget != "epochs") * f", {epochs} epochs (the same seconds)"
+                                       for (variant, budget, epochs), _ in groups])
+    ax.set(xlabel=f"{split} Dice (hard, pooled),\nmean of {', '.join(labels)}")
+    return show.Picture(drawn, f"{split.capitalize()} Dice of {len(groups)} variants of the network and its training, a point "
+                        "a run.")
+
+
+def arguments(words):
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name, default, text in (
             ("dataset", "practice", "as in the notebook"), ("data", "", "path of the data"),
-            ("size", 128, "slices are SIZE x SIZE pixels"), ("limit", 320, "slices of each split, at most"),
-            ("epochs", 5, "of each run"), ("batch", 8, "slices in a step"), ("seeds", 3, "runs of each variant"),
+            ("options", "", f"as in the notebook; {DROPOUT} unless another is given"),
+            ("seeds", 3, "runs of each variant"),
             ("aside", 0, "people moved from training to validation; with any, the test split is not read"),
             ("start", "", "folder of a run: measure a start from its best weights too"),
             ("to", "runs/ingredients", "folder of the results")):
-        options.add_argument(f"--{name}", default=default, type=type(default), help=text)
-    options.add_argument("--only", nargs="+", default=[], choices=variants((32, 32, 1), 2), metavar="VARIANT",
-                         help="names of the variants to train besides the whole recipe, as in tests/ingredients.csv")
-    chosen = options.parse_args(words)
+        parser.add_argument(f"--{name}", default=default, type=type(default), help=text)
+    parser.add_argument("--only", nargs="+", default=[], choices=list(variants(Recipe("practice"))), metavar="VARIANT",
+                        help="names of the variants to train besides the whole recipe")
+    parser.add_argument("--draw", nargs=2, metavar=("CSV", "PNG"), help="print and draw results that are there already")
+    chosen = parser.parse_args(words)
     if chosen.aside < 0:
-        options.error(f"--aside is {chosen.aside}; it must be 0 or more.")
+        parser.error(f"--aside is {chosen.aside}; it must be 0 or more.")
+    return chosen
+
+
+def main(words=None):
+    """Read the command line, load the data, measure and print the summary; or draw one that is there."""
+    chosen = arguments(words)
+    if chosen.draw:
+        results = pd.read_csv(chosen.draw[0])
+        split = "test" if "test background" in results else "validation"
+        print(table(results, split))
+        figure(results, split).save(chosen.draw[1])
+        return
     backend.set_up()
-    brains = data.load(chosen.dataset, chosen.data or None, chosen.size, chosen.limit)
+    options = chosen.options if "dropout=" in chosen.options else f"{DROPOUT} {chosen.options}"
+    recipe = Recipe.choose(chosen.dataset, options, chosen.data, backend.has_gpu)
+    brains = datasets.load(recipe)
     if chosen.aside:
         brains = set_aside(brains, chosen.aside)
-    print(brains)
-    measure(brains, chosen.epochs, chosen.batch, chosen.seeds, chosen.to, chosen.only, not chosen.aside,
-            chosen.start)
-    print(evaluate.ingredients(pd.read_csv(Path(chosen.to) / "results.csv"), "validation" if chosen.aside else "test"))
+    print(recipe, brains, sep="\n")
+    measure(recipe, brains, chosen.seeds, chosen.to, chosen.only, not chosen.aside, chosen.start or None)
+    print(table(pd.read_csv(Path(chosen.to) / "results.csv"), "validation" if chosen.aside else "test"))
 
 
 if __name__ == "__main__":

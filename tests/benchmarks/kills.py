@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-STEPS = (1, 2, 3, 4, 6, 8, 11, 13, 14, 17, 20, 25)  # of some 40, before and after: writes of epochs 1 to 5, of the end
+STEPS = (2, 3, 4, 8, 9, 14, 18, 19, 21, 41, 62, 65)  # of some 70: weights and state of epochs 1, 2 and 4, and of the end
 
 
 def tiny(recipe, channels, n_labels):
@@ -47,14 +47,16 @@ def toy():
     return Dataset(made("train", "a", 0), made("validation", "b", 1, 4), made("test", "c", 2, 4))
 
 
-def die_at(step):
-    """Make this process kill itself at the given call of those that change files."""
-    count = 0
+def die_at(step, folder):
+    """Make this process kill itself at the given call of those that change files in a folder."""
+    count, unlink = 0, os.unlink
 
     def counted(function):
         """The function, with a step before it and one after."""
         def call(*args, **options):
             nonlocal count
+            if function is unlink and not str(args[0]).startswith(str(folder)):
+                return function(*args, **options)  # of a library's own, more or fewer by machine
             for when in ("before", "after"):
                 count += 1
                 if count == step:
@@ -79,7 +81,7 @@ def train(folder, step, policy):
     keras.mixed_precision.set_dtype_policy(policy)
     recipe = Recipe("practice", epochs=5, batch=4, augment=0.7)
     run = Run(folder, recipe, toy(), build=tiny)
-    die_at(step)
+    die_at(step, run.folder)
     run.train()
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.state["history"]]
     weights = [np.asarray(w, "float64").sum() for w in run.network().get_weights()]
@@ -88,8 +90,9 @@ def train(folder, step, policy):
 
 def result_of(folder, step, policy):
     """(exit code, result or None) of such a training in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "OASIS_RUNS"}  # into `folder`, always
     done = subprocess.run([sys.executable, "-W", "ignore", __file__, folder, str(step), policy], capture_output=True,
-                          text=True)
+                          text=True, env=environment)
     if done.returncode not in (0, -signal.SIGKILL):
         raise RuntimeError(done.stderr[-2000:])
     return done.returncode, json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None

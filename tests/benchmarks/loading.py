@@ -1,8 +1,8 @@
 """Time and peak memory of loading made slices in the course's layout, each in a process of its own.
 
-    python tests/benchmark_loading.py
+    python tests/benchmarks/loading.py
 
-First 2,000 pairs: the usual one-liner with one thread, `data.load` for the first time, and again from its cache.
+First 2,000 pairs: the usual one-liner with one thread, `datasets.load` for the first time, and again from its cache.
 Then a set of the course's size: 9,664 + 1,120 + 544 pairs of 256x256, from a zip and from folders.
 """
 
@@ -16,13 +16,14 @@ import time
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COURSE = {"train": range(1, 303), "validate": range(402, 437), "test": range(441, 458)}
 SMALL = {"train": range(1, 56), "validate": range(402, 406), "test": range(441, 445)}  # 63 x 32 = 2,016 pairs
 
 
 def write_set(folder, subjects):
     """The course's six folders and their zip, from the 32 slices of one practice brain."""
+    import numpy as np
     from PIL import Image
 
     from helpers.datasets import practice
@@ -32,8 +33,8 @@ def write_set(folder, subjects):
         Image.fromarray(array).save(stream, "PNG")
         return stream.getvalue()
 
-    images, labels = practice.make_subject(0, range(32))
-    pictures = [(png(image), png(label * 85)) for image, label in zip(images, labels)]
+    images, labels = practice.make_slices(np.zeros(32, int), np.arange(32))
+    pictures = [(png(image[..., 0]), png(label * 85)) for image, label in zip(images, labels)]
     with zipfile.ZipFile(folder / "slices.zip", "w") as archive:
         for word, cases in subjects.items():
             for case in cases:
@@ -57,10 +58,11 @@ def one_liner(path):
 
 
 def ours(path):
-    """Number of pairs, read by `data.load`: paired by number, checked, split."""
-    from helpers import data
+    """Number of pairs, read by `datasets.load`: paired by number, checked, split."""
+    from helpers import datasets
+    from helpers.recipe import Recipe
 
-    return sum(len(split) for split in data.load("oasis", path).splits)
+    return sum(len(split) for split in datasets.load(Recipe("oasis", path)).splits)
 
 
 def measure(name, path, what):
@@ -68,7 +70,7 @@ def measure(name, path, what):
     began = time.time()
     pairs = {"one_liner": one_liner, "ours": ours}[name](path)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    print(f"{what:38} {pairs:6} pairs in {time.time() - began:5.1f} s, peak memory {peak:.2f} GB", flush=True)
+    print(f"{what:42} {pairs:6} pairs in {time.time() - began:5.1f} s, peak memory {peak:.2f} GB", flush=True)
 
 
 def run(folder, *words):
@@ -86,11 +88,11 @@ if __name__ == "__main__":
             measure(*sys.argv[1:])
         sys.exit()
     tables = {"small": (("one_liner", "slices", "np.array(Image.open(f)), one thread"),
-                        ("ours", "slices", "data.load, first time"),
-                        ("ours", "slices", "data.load, from its cache")),
-              "whole": (("ours", "slices.zip", "data.load, whole course, zip"),
-                        ("ours", "slices", "data.load, whole course, folders"),
-                        ("ours", "slices", "data.load, whole course, cache"))}
+                        ("ours", "slices", "datasets.load, first time"),
+                        ("ours", "slices", "datasets.load, from its cache")),
+              "whole": (("ours", "slices.zip", "datasets.load, whole course, zip"),
+                        ("ours", "slices", "datasets.load, whole course, folders"),
+                        ("ours", "slices", "datasets.load, whole course, cache"))}
     for size, rows in tables.items():
         with tempfile.TemporaryDirectory() as folder:
             run(folder, "write", size)  # a process of its own too: a child starts with its parent's peak memory
