@@ -103,15 +103,15 @@ class Box:
     @classmethod
     def around(cls, seen):
         """The smallest box around the True pixels of `seen` (H, W), inside the frame where it fits."""
-        sides = []
+        corner, shape = [], []
         for axis, length in enumerate(seen.shape):
             found = np.flatnonzero(seen.any(1 - axis))
             first, end = (found[0], found[-1] + 1) if len(found) else (0, length)
             size = -(-(end - first) // MULTIPLE) * MULTIPLE
-            start = (first + end - size) // 2
-            sides.append((int(np.clip(start, 0, length - size)) if size <= length else (length - size) // 2, int(size)))
-        (top, height), (left, width) = sides
-        return cls(top, left, height, width)
+            start = (first + end - size) // 2 if size <= length else (length - size) // 2
+            corner.append(int(np.clip(start, min(0, length - size), max(0, length - size))))
+            shape.append(int(size))
+        return cls(*corner, *shape)
 
     @property
     def shape(self):
@@ -126,24 +126,19 @@ class Box:
     def cut(self, pictures):
         """The box of pictures (N, H, W, ...): (N, height, width, ...), zeros where it reaches beyond the frame."""
         ours, frames = self.overlap(*pictures.shape[1:3])
-        if frames == ours:
-            return pictures[:, ours[0], ours[1]]
-        cut = np.zeros((len(pictures), *self.shape, *pictures.shape[3:]), pictures.dtype)
-        cut[:, ours[0], ours[1]] = pictures[:, frames[0], frames[1]]
-        return cut
+        inside = tuple(part.stop - part.start for part in ours[1:]) == self.shape  # then no copy is needed
+        return pictures[frames] if inside else moved(pictures, frames, self.shape, ours)
 
     def paste(self, parts, frame):
         """What lies in the box, (N, height, width, ...), brought back into frames (N, H, W, ...) of zeros."""
         ours, frames = self.overlap(*frame)
-        whole = np.zeros((len(parts), *frame, *parts.shape[3:]), parts.dtype)
-        whole[:, frames[0], frames[1]] = parts[:, ours[0], ours[1]]
-        return whole
+        return moved(parts, ours, frame, frames)
 
     def overlap(self, rows, columns):
-        """Where box and frame overlap: slices (rows, columns) of the box, and of the frame."""
+        """Where box and frame overlap, as an index of the box's pictures and one of the frame's."""
         sides = [(max(start, 0), min(start + size, length), start) for start, size, length in
                  ((self.top, self.height, rows), (self.left, self.width, columns))]
-        return (tuple(slice(a - start, b - start) for a, b, start in sides), tuple(slice(a, b) for a, b, _ in sides))
+        return (np.s_[:], *(slice(a - s, b - s) for a, b, s in sides)), (np.s_[:], *(slice(a, b) for a, b, _ in sides))
 
     def seen(self, size=None):
         """(h, w) of what a network sees of the box: all of it, or shrunk until its longer side has `size` pixels."""
@@ -151,6 +146,13 @@ class Box:
         if size is None or size >= longer:
             return self.shape
         return tuple(max(MULTIPLE, round(n * size / longer / MULTIPLE) * MULTIPLE) for n in self.shape)
+
+
+def moved(pictures, here, shape, there):
+    """A part of pictures (N, ...) at another place of zeros of another `shape` (H, W)."""
+    new = np.zeros((len(pictures), *shape, *pictures.shape[3:]), pictures.dtype)
+    new[there] = pictures[here]
+    return new
 
 
 FRAME = 256  # pixels of 1 mm: the frame of OASIS, practice brains and volumes
@@ -270,25 +272,22 @@ class Dataset(Shown):
 
 def check(dataset):
     """Raise DataError unless shapes agree, labels are 0..L-1, no split is empty or shares a subject."""
+    seen = {}
     for split in dataset.splits:
+        shapes = {part: getattr(split, part).shape for part in PARTS}
         if len(split) == 0:
             raise DataError(f"The {split.name} split of {split.task.title} is empty.")
-        if (split.images.shape[:3] != split.labels.shape or len(split.subjects) != len(split)
-                or len(split.positions) != len(split)):
-            raise DataError(f"In {split.name}, images {split.images.shape}, labels {split.labels.shape}, subjects "
-                            f"{split.subjects.shape} and positions {split.positions.shape} do not go together.")
+        if shapes["images"][:3] != shapes["labels"] or {shape[0] for shape in shapes.values()} != {len(split)}:
+            raise DataError(f"In {split.name}, these do not go together: {shapes}.")
         if split.images.shape[1:] != dataset.image_shape:
             raise DataError(f"Slices of {split.name} are {split.images.shape[1:]}, those of train "
                             f"{dataset.image_shape}. All must have one size.")
         if split.labels.max() >= dataset.n_labels:
             raise DataError(f"In {split.name}, a label is {split.labels.max()}; expected 0..{dataset.n_labels - 1}.")
-    seen = {}
-    for split in dataset.splits:
-        for subject in sorted(set(split.subjects.tolist())):
-            if subject in seen:
-                raise DataError(f"Subject {subject} is in both {seen[subject]} and {split.name}: the test would "
-                                "not be of people the network never saw. Remove its slices from one of them.")
-            seen[subject] = split.name
+        for subject in dict.fromkeys(split.subjects.tolist()):
+            if seen.setdefault(subject, split.name) != split.name:
+                raise DataError(f"Subject {subject} is in both {seen[subject]} and {split.name}: the test would not be "
+                                "of people the network never saw. Remove its slices from one of them.")
 
 
 def evenly(n, limit, ends=True):
@@ -317,31 +316,15 @@ def thin(subjects, slices=None, people=None):
     return np.array(chosen, int)
 
 
-def shrink(image, shape):
-    """An image (H, W, C) shrunk to `shape`: each new pixel is the mean of what it covers, rounded."""
-    area = image.shape[0] * image.shape[1]
-    return ((2 * covered(np.moveaxis(image, -1, 0), shape) + area) // (2 * area)).astype(np.uint8).transpose(1, 2, 0)
+def shrink(picture, shape):
+    """An image (H, W, C) shrunk to `shape`: each new pixel is the mean of those that it covers."""
+    size, box = shape[::-1], Image.Resampling.BOX
+    return np.stack([np.asarray(Image.fromarray(channel).resize(size, box)) for channel in np.moveaxis(picture, 2, 0)], -1)
 
 
 def shrink_labels(labels, shape, n_labels):
     """Labels (H, W) shrunk to `shape`: each new pixel has the label that covers most of it; of equals the lower."""
-    shares = covered(labels == np.arange(n_labels)[:, None, None], shape)
-    return np.argmax(shares, axis=0).astype(np.uint8)
-
-
-def covered(pictures, shape):
-    """Sums (C, h, w) of what each new pixel covers of pictures (C, H, W); one pixel covers H * W parts.
-
-    The sums are whole numbers, so that a mirror image shrinks to exactly the mirror image.
-    """
-    rows, columns = (overlaps(old, new) for old, new in zip(pictures.shape[1:], shape))
-    return rows @ pictures @ columns.T
-
-
-def overlaps(old, new):
-    """How much each of `new` pixels in a line covers of each of `old`, (new, old); one covers `old` parts."""
-    ours, theirs = np.arange(new)[:, None] * old, np.arange(old) * new
-    return np.clip(np.minimum(ours + old, theirs + new) - np.maximum(ours, theirs), 0, None).astype(float)
+    return shrink(np.uint8(255) * (labels[..., None] == np.arange(n_labels)), shape).argmax(-1).astype(np.uint8)
 
 
 def has_bright_background(image):
