@@ -247,8 +247,8 @@ def boxes(scores, task):
 
 def comparison(split, labels, scores):
     """The middle slice of the best, the median and the worst subject: image, truth, prediction, error."""
-    titles = {}
-    for what, subject in (("best", scores.best), ("median", scores.median), ("worst", scores.worst)):
+    titles, ranking = {}, scores.ranking
+    for what, subject in (("best", ranking[-1]), ("median", ranking[len(ranking) // 2]), ("worst", ranking[0])):
         own = np.flatnonzero(split.subjects == subject)
         titles[own[len(own) // 2]] = f"{what}: {subject}\nmean Dice {scores.per_subject.loc[subject].iloc[1:].mean():.3f}"
     return compared(split, labels, titles, "best, median and worst subject")

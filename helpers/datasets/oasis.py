@@ -1,7 +1,6 @@
 """OASIS slices: the course's six folders of PNG files, unpacked or still in their zip, or OASIS-1 discs."""
 
 import hashlib
-import importlib
 import json
 import re
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from helpers.data import FRAME, OASIS_BOX, TISSUES, DataError, Dataset, Split, Task, thin
+from helpers.datasets import discs
 from helpers.datasets.files import Files, check_paired, in_parallel, read_picture
 
 FOLDERS = {"train": "train", "validation": "validate", "test": "test"}  # split -> word in the folder's name
@@ -23,8 +23,8 @@ def load(recipe):
     Of the course's own slices, whose box is known, only those that the recipe takes are read; of others all.
     """
     path = Path(recipe.data).expanduser()
-    if path.name.endswith((".tar.gz", ".tgz", ".tar")) or path.is_dir() and discs().is_disc(path):
-        return discs().load(recipe)
+    if path.name.endswith((".tar.gz", ".tgz", ".tar")) or path.is_dir() and discs.is_disc(path):
+        return discs.load(recipe)
     files = Files(path)
     folders = {PurePosixPath(folder).name for folder in files.folders()}
     missing = [name for name in folder_names() if name not in folders]
@@ -40,11 +40,6 @@ def load(recipe):
     found = Dataset(*splits, OASIS_BOX if genuine else None)
     of_atlas = found.image_shape[:2] == (FRAME, FRAME) and OASIS_BOX.holds(found.box)
     return replace(found, box=OASIS_BOX) if of_atlas else found
-
-
-def discs():
-    """The module for OASIS-1 discs, imported when needed: nibabel and scipy take longer than many slices."""
-    return importlib.import_module("helpers.datasets.discs")
 
 
 def folder_names():
