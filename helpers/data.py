@@ -118,10 +118,9 @@ class Box:
         """(height, width)."""
         return self.height, self.width
 
-    def holds(self, other):
-        """Whether another box lies inside this one."""
-        return (self.top <= other.top and other.top + other.height <= self.top + self.height
-                and self.left <= other.left and other.left + other.width <= self.left + self.width)
+    def holds(self, pictures):
+        """Whether pictures (N, H, W, ...) have nothing but zeros outside the box."""
+        return np.count_nonzero(self.cut(pictures)) == np.count_nonzero(pictures)
 
     def cut(self, pictures):
         """The box of pictures (N, H, W, ...): (N, height, width, ...), zeros where it reaches beyond the frame."""
@@ -316,15 +315,30 @@ def thin(subjects, slices=None, people=None):
     return np.array(chosen, int)
 
 
-def shrink(picture, shape):
-    """An image (H, W, C) shrunk to `shape`: each new pixel is the mean of those that it covers."""
-    size, box = shape[::-1], Image.Resampling.BOX
-    return np.stack([np.asarray(Image.fromarray(channel).resize(size, box)) for channel in np.moveaxis(picture, 2, 0)], -1)
+def shrink(image, shape):
+    """An image (H, W, C) shrunk to `shape`: each new pixel is the mean of what it covers, rounded."""
+    area = image.shape[0] * image.shape[1]
+    return ((2 * covered(np.moveaxis(image, -1, 0), shape) + area) // (2 * area)).astype(np.uint8).transpose(1, 2, 0)
 
 
 def shrink_labels(labels, shape, n_labels):
     """Labels (H, W) shrunk to `shape`: each new pixel has the label that covers most of it; of equals the lower."""
-    return shrink(np.uint8(255) * (labels[..., None] == np.arange(n_labels)), shape).argmax(-1).astype(np.uint8)
+    shares = covered(labels == np.arange(n_labels)[:, None, None], shape)
+    return np.argmax(shares, axis=0).astype(np.uint8)
+
+
+def covered(pictures, shape):
+    """Sums (C, h, w) of what each new pixel covers of pictures (C, H, W), in units in which it covers H * W.
+
+    The sums are whole numbers, so that a mirror image shrinks to exactly the mirror image.
+    """
+    for axis, new in enumerate(shape, 1):
+        old = pictures.shape[axis]
+        whole, part = np.divmod(np.arange(new + 1) * old, new)  # where new pixels begin and end: in `new` parts of old
+        sums = np.moveaxis(np.insert(pictures.cumsum(axis, int), 0, 0, axis), axis, -1)
+        until = (new - part) * sums[..., whole] + part * sums[..., np.minimum(whole + 1, old)]
+        pictures = np.moveaxis(np.diff(until), -1, axis)
+    return pictures
 
 
 def has_bright_background(image):

@@ -62,7 +62,7 @@ class Recipe:
                         "a finished run", str, none="random")
     seed: int = option(0, "fixes everything random", int, 0, 2**31)
     mirrors: bool = option(True, "average the prediction with those of mirror images", bool, stage="prediction")
-    largest: bool = option(False, "keep only each subject's largest connected component", bool, stage="prediction")
+    largest: bool = option(False, "keep the largest connected component only", bool, stage="prediction")
     networks: int = option(1, "networks of successive seeds that are averaged", int, 1, 100, stage="prediction")
     reasons: dict = field(default_factory=dict, compare=False)  # option -> who chose its value
 
@@ -77,7 +77,7 @@ class Recipe:
         environment, more = parse(os.environ.get(ENVIRONMENT, ""))
         given = reader | environment
         wrong += more + misplaced(dataset, data, given)
-        wrong += [said for name, value in given.items() if (said := complaint(name, value))]
+        wrong += [said for name in OPTIONS if name in given and (said := complaint(name, given[name]))]
         if wrong:
             raise RecipeError("\n".join(wrong))
         machine = "GPU" if (gpu() if callable(gpu) else gpu) else "processor"
@@ -228,6 +228,9 @@ def misplaced(dataset, data, given):
     if data and not needs:
         wrong.append(f"{dataset} makes its own brains and takes no DATA, which is {data!r}. "
                      "For the course's slices, DATASET is oasis.")
+    start, own = given.get("start"), [name for name in SETS if "data" not in SETS[name]]
+    if start is not None and start not in own and not os.path.isdir(os.path.expanduser(start)):
+        wrong.append(f"start is {start!r}; it must be {', '.join(own)}, the folder of a finished run, or random.")
     return wrong
 
 

@@ -2,10 +2,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
+from test_datasets import nothing_lost
 
-from helpers import data
-from helpers.data import DataError
-from helpers.datasets import volumes
+from helpers import datasets
+from helpers.data import FRAME, DataError
+from helpers.datasets import oasis, volumes
+from helpers.recipe import Recipe
+
+
+def load(path):
+    return datasets.load(Recipe("volumes", str(path)))
 
 
 def head(shape=(40, 60, 30), spacing=(1, 1, 1)):
@@ -51,21 +57,38 @@ def test_any_spacing_gives_millimetres():
 
 
 def test_load_splits_by_subject(folder):
-    made = data.load("volumes", folder, size=64)
-    assert [s.n_subjects for s in made.splits] == [2, 1, 1] and made.image_shape == (64, 64, 1)
+    made = load(folder)
+    assert [s.n_subjects for s in made.splits] == [2, 1, 1] and made.image_shape == (FRAME, FRAME, 1)
+    assert made.train.positions.tolist() == [*range(11)] * 2 and made.box.shape == (32, 48)  # of 20 x 40 mm
+    nothing_lost(made)
+
+
+def test_a_scan_of_1_mm_keeps_every_labelled_pixel(folder):
+    labels = np.random.default_rng(0).integers(0, 4, (4, 40, 60, 30)).astype(np.int16)
+    for number in range(4):
+        for end, factor in (("", 100), ("_seg", 1)):
+            nib.save(nib.Nifti1Image(labels[number] * factor, np.eye(4)), folder / f"scan{number}{end}.nii.gz")
+    made = load(folder)
+    nothing_lost(made)
+    for split in made.splits:
+        for name in set(split.subjects.tolist()):
+            planes = labels[int(name[-1])].transpose(2, 0, 1)[::2]  # (z, x, y); slices are 2 mm apart
+            ours = split.labels[split.subjects == name]
+            assert np.array_equal(ours[:, 108:148, 98:158], planes)  # 40 x 60 mm in the middle of 256 x 256
+            assert np.count_nonzero(ours) == np.count_nonzero(planes)
 
 
 def test_pairs_and_files_are_checked(folder):
     with pytest.raises(DataError, match="read from a folder"):
-        data.load("volumes", folder / "scan0.nii.gz")
+        load(folder / "scan0.nii.gz")
     file = folder / "scan1_seg.nii.gz"
     raw = file.read_bytes()
     file.write_bytes(raw[:len(raw) // 2])
     with pytest.raises(DataError, match="scan1_seg.nii.gz is not a readable volume"):
-        data.load("volumes", folder)
+        load(folder)
     file.unlink()
     with pytest.raises(DataError, match="scan1.nii.gz is part of a pair"):
-        data.load("volumes", folder)
+        load(folder)
 
 
 def test_greys_that_do_not_start_at_0_are_refused(folder):
@@ -73,53 +96,53 @@ def test_greys_that_do_not_start_at_0_are_refused(folder):
     values = image.get_fdata()
     nib.save(nib.Nifti1Image((values - values.mean()) / values.std(), image.affine), folder / "scan2.nii.gz")
     with pytest.raises(DataError, match="scan2.nii.gz has no values above 0, or many far below"):
-        data.load("volumes", folder)
+        load(folder)
 
 
 def test_strange_labels_and_grids_are_named(folder):
     image, labels = head()
     nib.save(nib.Nifti1Image(np.asarray(labels.dataobj) * 85, labels.affine), folder / "scan2_seg.nii.gz")
     with pytest.raises(DataError, match="scan2_seg.nii.gz has the labels 85, 170, 255"):
-        data.load("volumes", folder)
+        load(folder)
     nib.save(labels.slicer[:-1], folder / "scan2_seg.nii.gz")
     with pytest.raises(DataError, match="scan2_seg.nii.gz .* does not lie on the grid of scan2.nii.gz"):
-        data.load("volumes", folder)
+        load(folder)
 
 
 def test_a_header_of_nonsense(folder):
     image = nib.Nifti1Image(np.zeros((40, 60, 30), np.int16), np.diag([1000, 1000, 1000, 1]))
     nib.save(image, folder / "scan3.nii.gz")
     with pytest.raises(DataError, match="scan3.nii.gz is 40000 x 60000 x 30000 mm large"):
-        data.load("volumes", folder)
+        load(folder)
 
 
 def test_half_an_analyze_pair(folder):
     image, labels = head()
     nib.save(nib.AnalyzeImage(np.asarray(image.dataobj), image.affine), folder / "scan9.img")
     nib.save(nib.AnalyzeImage(np.asarray(labels.dataobj), labels.affine), folder / "scan9_seg.img")
-    assert sum(s.n_subjects for s in data.load("volumes", folder).splits) == 5
+    assert sum(s.n_subjects for s in load(folder).splits) == 5
     (folder / "scan9.img").unlink()
     with pytest.raises(DataError, match=r"scan9.hdr needs the file beside it .* scan9.img is not there"):
-        data.load("volumes", folder)
+        load(folder)
     (folder / "scan9.hdr").rename(folder / "scan9.img")
     with pytest.raises(DataError, match="scan9.img needs its header beside it, scan9.hdr"):
-        data.load("volumes", folder)
+        load(folder)
 
 
 def test_capitals_are_read_and_a_scan_that_is_there_twice_is_named(folder):
-    plain = data.load("volumes", folder)
+    plain = load(folder)
     for file in ("scan1.nii.gz", "scan1_seg.nii.gz"):
         (folder / file).rename(folder / file.replace("nii.gz", "NII.GZ").replace("seg", "SEG"))
-    assert np.array_equal(data.load("volumes", folder).train.images, plain.train.images)
+    assert np.array_equal(load(folder).train.images, plain.train.images)
     nib.save(nib.load(folder / "scan2.nii.gz"), folder / "scan2.nii")
     with pytest.raises(DataError, match="scan2.nii and scan2.nii.gz in .* are the same scan by name"):
-        data.load("volumes", folder)
+        load(folder)
 
 
 def test_real_volumes_look_like_the_real_slices(real_data):
     pair = volumes.read_pair(real_data / "ibsr" / "IBSR_01.nii.gz", real_data / "ibsr" / "IBSR_01_seg.nii.gz")
     labels = volumes.to_slices(*pair)[1]
-    course = data.load("oasis", real_data / "brains.zip").train
+    course = oasis.load(Recipe("oasis", str(real_data / "brains.zip"))).train
     theirs = course.labels[course.subjects == "case_001"]
     # the same brain: lay the two stacks' silhouettes on each other; mirrored or turned they fit worse
     ours, theirs = ((stack > 0).mean(0) for stack in (labels, theirs))
@@ -132,11 +155,25 @@ def test_volumes_that_are_no_scalar_head_are_named(folder):
     colour = np.zeros((40, 60, 30), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colour, np.eye(4)), folder / "scan1.nii.gz")
     with pytest.raises(DataError, match="scan1.nii.gz has 3 axes .* one number a voxel"):
-        data.load("volumes", folder)
+        load(folder)
     image, _ = head()
     for wrong in (np.diag([400.0, 1, 1, 1]), np.diag([np.nan, 1, 1, 1])):
         broken = nib.Nifti1Image(np.asarray(image.dataobj), np.eye(4))
         broken.header["sform_code"], broken.header["srow_x"] = 1, wrong[0]
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, broken.header), folder / "scan1.nii.gz")
         with pytest.raises(DataError, match="scan1.nii.gz is .* no head"):
-            data.load("volumes", folder)
+            load(folder)
+
+
+def test_real_volumes_lose_nothing_from_their_frame_on(real_data, tmp_path):
+    for number in ("01", "05", "16"):
+        for end in ("", "_seg"):
+            (tmp_path / f"IBSR_{number}{end}.nii.gz").symlink_to(real_data / "ibsr" / f"IBSR_{number}{end}.nii.gz")
+    made = volumes.load(Recipe("volumes", str(tmp_path)))
+    nothing_lost(made)
+    for split in made.splits:  # and that frame has as many mm3 of each tissue as the scan's own grid
+        [name] = set(split.subjects.tolist())
+        scan = nib.load(tmp_path / f"{name}_seg.nii.gz")
+        theirs = np.bincount(np.asarray(scan.dataobj).ravel(), minlength=4) * np.prod(scan.header.get_zooms()[:3])
+        ours = np.bincount(split.labels.ravel(), minlength=4) * 2
+        assert np.allclose(ours[1:], theirs[1:], rtol=0.04)

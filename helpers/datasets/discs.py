@@ -1,11 +1,12 @@
 """OASIS-1 discs, unpacked: the source of the course's slices."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from helpers.data import TISSUES, DataError, Task, split_dataset
+from helpers.data import OASIS_BOX, TISSUES, DataError, Task, split_dataset
 from helpers.datasets.files import in_parallel
 from helpers.datasets.volumes import check_pair, read_volume, to_slices
 
@@ -37,7 +38,7 @@ def load(recipe):
     left_out = f"; incomplete, left out: {', '.join(sorted(incomplete))}" if incomplete else ""
     task = Task("OASIS-1 slices from discs", TISSUES, f"{path.name}, {len(scans)} scans{left_out}")
     made = {subject: tuple(map(np.concatenate, zip(*own))) for subject, own in subjects.items()}
-    return split_dataset(made, task, recipe.seed, shares=(0.1, 0.05))
+    return replace(split_dataset(made, task, recipe.seed, shares=(0.1, 0.05)), box=OASIS_BOX)
 
 
 def find_scans(path):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -37,9 +36,9 @@ def load(recipe):
     task = Task("OASIS brain slices" if genuine else f"{files.path.name} (OASIS layout)", TISSUES,
                 f"{files.path.name}: {finding}")
     splits = [read_split(files, split, slices, task, *(recipe.taken(split) if genuine else ())) for split in FOLDERS]
-    found = Dataset(*splits, OASIS_BOX if genuine else None)
-    of_atlas = found.image_shape[:2] == (FRAME, FRAME) and OASIS_BOX.holds(found.box)
-    return replace(found, box=OASIS_BOX) if of_atlas else found
+    of_atlas = genuine or splits[0].labels.shape[1:] == (FRAME, FRAME) and all(
+        OASIS_BOX.holds(part) for split in splits for part in (split.images, split.labels))
+    return Dataset(*splits, OASIS_BOX if of_atlas else None)
 
 
 def folder_names():
