@@ -82,11 +82,6 @@ class Task:
         """The labels' names, background first."""
         return [label.name for label in self.labels]
 
-    @property
-    def any_orientation(self):
-        """Whether pictures have no natural orientation (cells): mirror images are natural along both axes."""
-        return len(self.mirrors) == 2
-
 
 @dataclass(frozen=True)
 class Box:
@@ -124,20 +119,16 @@ class Box:
 
     def cut(self, pictures):
         """The box of pictures (N, H, W, ...): (N, height, width, ...), zeros where it reaches beyond the frame."""
-        ours, frames = self.overlap(*pictures.shape[1:3])
-        inside = tuple(part.stop - part.start for part in ours[1:]) == self.shape  # then no copy is needed
-        return pictures[frames] if inside else moved(pictures, frames, self.shape, ours)
+        inside, beyond = [np.s_[:]], [(0, 0)] * pictures.ndim
+        for axis, (start, size) in enumerate(((self.top, self.height), (self.left, self.width)), 1):
+            inside.append(np.s_[max(start, 0):max(start + size, 0)])
+            beyond[axis] = max(-start, 0), max(start + size - pictures.shape[axis], 0)
+        pictures = pictures[tuple(inside)]
+        return np.pad(pictures, beyond) if np.any(beyond) else pictures  # without a copy, where it can
 
     def paste(self, parts, frame):
-        """What lies in the box, (N, height, width, ...), brought back into frames (N, H, W, ...) of zeros."""
-        ours, frames = self.overlap(*frame)
-        return moved(parts, ours, frame, frames)
-
-    def overlap(self, rows, columns):
-        """Where box and frame overlap, as an index of the box's pictures and one of the frame's."""
-        sides = [(max(start, 0), min(start + size, length), start) for start, size, length in
-                 ((self.top, self.height, rows), (self.left, self.width, columns))]
-        return (np.s_[:], *(slice(a - s, b - s) for a, b, s in sides)), (np.s_[:], *(slice(a, b) for a, b, _ in sides))
+        """What lies in the box, (N, height, width, ...), brought back into new frames (N, H, W, ...) of zeros."""
+        return np.array(Box(-self.top, -self.left, *frame).cut(parts))  # seen from the box, the frame is a box
 
     def seen(self, size=None):
         """(h, w) of what a network sees of the box: all of it, or shrunk until its longer side has `size` pixels."""
@@ -145,13 +136,6 @@ class Box:
         if size is None or size >= longer:
             return self.shape
         return tuple(max(MULTIPLE, round(n * size / longer / MULTIPLE) * MULTIPLE) for n in self.shape)
-
-
-def moved(pictures, here, shape, there):
-    """A part of pictures (N, ...) at another place of zeros of another `shape` (H, W)."""
-    new = np.zeros((len(pictures), *shape, *pictures.shape[3:]), pictures.dtype)
-    new[there] = pictures[here]
-    return new
 
 
 FRAME = 256  # pixels of 1 mm: the frame of OASIS, practice brains and volumes
@@ -302,17 +286,15 @@ def thin(subjects, slices=None, people=None):
     `subjects` (N,) says who each slice is from, a person's slices together. From person to person the chosen positions
     shift, so that together they cover all positions.
     """
-    names = list(dict.fromkeys(np.asarray(subjects).tolist()))
-    index = np.flatnonzero(np.isin(subjects, [names[k] for k in evenly(len(names), people)]))
+    codes, names = pd.factorize(np.asarray(subjects))
+    index = np.flatnonzero(np.isin(codes, evenly(len(names), people)))
     if slices is None or slices >= len(index):
         return index
-    chosen, before = [], 0
-    for number, (_, own) in enumerate(pd.Series(index).groupby(np.asarray(subjects)[index], sort=False)):
-        share = slices * (before + len(own)) // len(index) - slices * before // len(index)
-        before += len(own)
-        shift = number * GOLDEN % 1
-        chosen += [own.iloc[int((k + shift) * len(own) / share)] for k in range(share)]
-    return np.array(chosen, int)
+    own = np.split(index, np.flatnonzero(np.diff(codes[index])) + 1)  # each person's
+    shares = np.diff(slices * np.cumsum([0, *map(len, own)]) // len(index))
+    steps = [(np.arange(share) + number * GOLDEN % 1) * len(theirs) / share
+             for number, (theirs, share) in enumerate(zip(own, shares))]
+    return np.concatenate([theirs[step.astype(int)] for theirs, step in zip(own, steps)])
 
 
 def shrink(image, shape):
@@ -364,11 +346,10 @@ def split_subjects(subjects, seed, kinds=None, shares=(0.1, 0.2)):
     return chosen | {"train": set(rest)}
 
 
-def split_dataset(made, task, seed, shares):
-    """Dataset from {subject: (images (n, H, W), labels (n, H, W))}, split by subject."""
+def split_dataset(whole, seed, shares=(0.1, 0.2), kinds=None):
+    """Dataset from a Split of all slices, split by subject as `split_subjects` does."""
     splits = []
-    for name, chosen in split_subjects(list(made), seed, shares=shares).items():
-        images, labels = (np.concatenate([made[subject][part] for subject in sorted(chosen)]) for part in (0, 1))
-        subjects = np.concatenate([[subject] * len(made[subject][0]) for subject in sorted(chosen)])
-        splits.append(Split(name, images[..., None], labels, subjects, task))
+    for name, chosen in split_subjects(whole.subjects.tolist(), seed, kinds, shares).items():
+        part = whole.take(np.isin(whole.subjects, sorted(chosen)))
+        splits.append(replace(part, name=name, whole=len(part)))
     return Dataset(*splits)
