@@ -247,8 +247,7 @@ def comparison(split, labels, scores):
     titles, ranking = {}, scores.ranking
     for what, subject in (("best", ranking[-1]), ("median", ranking[len(ranking) // 2]), ("worst", ranking[0])):
         own, dice = np.flatnonzero(split.subjects == subject), scores.per_subject.loc[subject].iloc[1:].mean()
-        titles[own[len(own) // 2]] = f"{what}: {subject}
-mean Dice {dice:.3f}"
+        titles[own[len(own) // 2]] = f"{what}: {subject}\nmean Dice {dice:.3f}"
     return compared(split, labels, titles, "best, median and worst subject")
 
 
