@@ -54,14 +54,12 @@ def cached(key, make):
     """
     folder = Path(os.environ.get("OASIS_RUNS", CACHE.parent)) / CACHE.name
     file = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
-    try:
+    with suppress(Exception):  # not there, or damaged: zip and numpy raise nearly anything on a changed byte
         with np.load(file) as arrays:
             dataset = from_arrays(arrays)
         with suppress(OSError):  # read-only
             file.touch()
         return dataset
-    except Exception:  # not there, or damaged: zip and numpy raise nearly anything on a changed byte
-        pass
     dataset = make()
     with suppress(OSError):  # a full or read-only disk: the next load is slow again, nothing else is lost
         folder.mkdir(parents=True, exist_ok=True)

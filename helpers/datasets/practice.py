@@ -24,7 +24,6 @@ UNSEEN = 54  # a subject in none of them
 SLICES = 32  # per subject, 1 mm apart, from the thalamus upwards
 CENTRE = np.array([98.0, 117.0, 87.0])  # of the brain at the middle slice, in MNI152 voxels (x, y, z)
 SCALE = 0.95  # the OASIS atlas is smaller than MNI152: brain 171 x 137 mm on the real slice
-ORIGIN = "made from the MNI152 maps that nilearn carries"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ VARIED = Spread(4, 0.06, 5, 12, (0.4, 1.6), (1.5, 8), 0.18, (1, 3.5), 0.5)
 
 def load(recipe, spread=COURSE, title="practice brains (synthetic)"):
     """Make 40 / 6 / 8 subjects of 32 slices; only the slices that the recipe takes are made."""
-    splits, task = [], Task(title, TISSUES, ORIGIN)
+    splits, task = [], Task(title, TISSUES, "made from the MNI152 maps that nilearn carries")
     for split, subjects in SUBJECTS.items():
         numbers = np.repeat(subjects, SLICES)
         chosen = thin(numbers, *recipe.taken(split))

@@ -14,7 +14,7 @@ SPACING = 2.0  # mm between slices
 FEWEST = 100  # labelled voxels
 LARGEST, LARGEST_MM = 1024, 512  # voxels, mm along an axis
 HEAD = 25  # grey values above this are taken for head, those below for air
-NAME = r"(?P<subject>[^/]+?)(?P<mask>_seg)?\.(?:nii\.gz|nii|hdr)"
+NAME = r"(?P<subject>.+?)(?P<mask>_seg)?\.(?:nii\.gz|nii|hdr)"
 
 
 def load(recipe):
@@ -26,12 +26,12 @@ def load(recipe):
     path = Path(recipe.data).expanduser()
     if not path.is_dir():
         raise DataError(f"Volumes are read from a folder with NAME.nii.gz and NAME_seg.nii.gz in it; {path} is none.")
-    files = Files(path)
-    stems = {name[:-4] for name in files.names if name.lower().endswith(".hdr")}
-    for name in files.names:
+    names = [name for name in Files(path).names if "/" not in name]
+    stems = {name[:-4] for name in names if name.lower().endswith(".hdr")}
+    for name in names:
         if name.lower().endswith(".img") and name[:-4] not in stems:
             raise DataError(f"{name} needs its header beside it, {name[:-4]}.hdr. Copy it there, or remove {name}.")
-    pairs = find_pairs(files.names, NAME, path.name, "NAME.nii.gz with NAME_seg.nii.gz beside it")
+    pairs = find_pairs(names, NAME, path.name, "NAME.nii.gz with NAME_seg.nii.gz beside it")
     task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {path.name}/, brought to axial slices of "
                 f"1 mm pixels, {SPACING:g} mm apart, split by subject")
     return from_scans(path, pairs, task, recipe.seed)
