@@ -212,8 +212,7 @@ class Dataset(Shown):
     def __post_init__(self):
         check(self)
         if self.box is None:
-            seen = [part.any((0, 3)) if part.ndim == 4 else part.any(0)
-                    for split in self.splits for part in (split.images, split.labels)]
+            seen = [split.images.any((0, 3)) | split.labels.any(0) for split in self.splits]
             object.__setattr__(self, "box", Box.around(np.any(seen, axis=0)))
 
     @property
@@ -262,9 +261,8 @@ def check(dataset):
             raise DataError(f"The {split.name} split of {split.task.title} is empty.")
         if shapes["images"][:3] != shapes["labels"] or {shape[0] for shape in shapes.values()} != {len(split)}:
             raise DataError(f"In {split.name}, these do not go together: {shapes}.")
-        if split.images.shape[1:] != dataset.image_shape:
-            raise DataError(f"Slices of {split.name} are {split.images.shape[1:]}, those of train "
-                            f"{dataset.image_shape}. All must have one size.")
+        if (shape := split.images.shape[1:]) != dataset.image_shape:
+            raise DataError(f"{split.name} has slices {shape}, train {dataset.image_shape}. All must have one size.")
         if split.labels.max() >= dataset.n_labels:
             raise DataError(f"In {split.name}, a label is {split.labels.max()}; expected 0..{dataset.n_labels - 1}.")
         for subject in dict.fromkeys(split.subjects.tolist()):
@@ -274,7 +272,7 @@ def check(dataset):
 
 
 def evenly(n, limit, ends=True):
-    """Indices of at most `limit` of `n` things, evenly spread, in order; without `ends`, the first and last left out."""
+    """Indices of at most `limit` of `n` things, evenly spread, in order; without `ends`, first and last left out."""
     if ends:
         return np.arange(n) if limit is None or limit >= n else np.linspace(0, n - 1, limit).round().astype(int)
     return np.unique(np.linspace(0, n - 1, limit + 2).round().astype(int)[1:-1])

@@ -36,8 +36,8 @@ class Files:
             try:
                 self.zip = zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, OSError) as error:
-                raise DataError(f"{self.path.name} is not a folder and not a whole zip file ({error}). Was the "
-                                "download cut short? Download it again, or give the unpacked folder.") from error
+                raise DataError(f"{self.path.name} is not a folder and not a whole zip file ({error}). Download it "
+                                "again, or give the unpacked folder.") from error
             members = {info.filename.replace("\\", "/"): info for info in self.zip.infolist()}
             check_archive(self.path, {name: info.file_size for name, info in members.items()})
             self.members = {str(PurePosixPath(name)): info for name, info in members.items() if name[-1:] != "/"}
@@ -49,15 +49,14 @@ class Files:
         try:
             return self.zip.read(self.members[name]) if self.zip else self.members[name].read_bytes()
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise UnreadableError(f"{name} in {self.path.name} cannot be read ({error}). "
-                                  "Copy or download it again.") from error
+            raise UnreadableError(f"{name} in {self.path.name} cannot be read ({error}). Copy it again.") from error
 
 
 def check_archive(path, sizes):
     """Refuse an archive, {name: bytes}, whose names climb out of it or that would unpack to an absurd size."""
     climbing = [name for name in sizes if ".." in PurePosixPath(name).parts or name.startswith("/")]
     if climbing:
-        raise DataError(f"{path.name} holds {climbing[0]}, a name that leads out of the archive. Get it from its source.")
+        raise DataError(f"{path.name} holds {climbing[0]}, which leads out of the archive. Get it from its source.")
     if sum(sizes.values()) > LARGEST or max(sizes.values(), default=0) > LARGEST_FILE:
         raise DataError(f"{path.name} would unpack to {sum(sizes.values()) / 1024**3:.0f} GB, far more than any data "
                         "set here. Get it from its source.")
@@ -94,7 +93,7 @@ def find_pairs(names, pattern, where, example):
         alone = [pair[there][0] for pair in found.values() if not pair[1 - there]]
         if alone:
             raise DataError(f"{len(alone)} files of {where} have no {missing}: {', '.join(alone[:5])} "
-                            f"{'is' if len(alone) == 1 else 'are'} part of a pair. Add what is missing or remove these.")
+                            f"{'is' if len(alone) == 1 else 'are'} part of a pair. Add what is missing or remove it.")
     return {key: (image, mask) for key, ([image], [mask]) in found.items()}
 
 
@@ -135,8 +134,8 @@ def read_mask(files, name, image, picture):
     """A mask's greys, uint8 (H, W), as large as the picture, whose file is `image`."""
     drawn = read_picture(files, name)
     if drawn.shape != picture.shape[:2]:
-        sizes = ["x".join(map(str, array.shape[:2])) for array in (picture, drawn)]
-        raise DataError(f"{image} is {sizes[0]} pixels, its mask {name} is {sizes[1]}. They must be equal.")
+        ours, masks = ("x".join(map(str, array.shape[:2])) for array in (picture, drawn))
+        raise DataError(f"{image} is {ours} pixels, its mask {name} is {masks}. They must be equal.")
     return drawn
 
 
@@ -145,12 +144,12 @@ def read_picture(files, name, modes=("L",)):
     try:
         with Image.open(io.BytesIO(files.read(name))) as image:
             if image.mode not in modes:
-                raise DataError(f"{name} in {files.path.name} is a picture of mode {image.mode}; expected "
-                                f"{' or '.join(modes)}. Save it as 8-bit {'grey' if modes == ('L',) else 'colour'}.")
+                raise DataError(f"{name} in {files.path.name} is a picture of mode {image.mode}. Save it with 8 bits, "
+                                f"as {' or '.join(modes)}.")
             return np.array(image if modes == ("L",) else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"{name} in {files.path.name} is not a readable picture ({error}). "
-                              "Copy or download it again.") from error
+        raise UnreadableError(f"{name} in {files.path.name} is not a readable picture ({error}). Copy it "
+                              "again.") from error
 
 
 def in_parallel(function, *things):

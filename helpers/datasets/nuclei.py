@@ -27,11 +27,11 @@ def find_pictures(files):
     """{ImageId: (image file, mask files)} of everything laid out as ImageId/images/*.png and ImageId/masks/*.png."""
     found = {name: pair for (name, _), pair in find(files.names, NAME).items()}
     missing = [name for name, pair in found.items() if not all(pair)]
-    if missing or not found:
+    if not found:
+        raise DataError(f"{files.path.name} has no pictures laid out as ImageId/images/*.png with ImageId/masks/*.png.")
+    if missing:
         raise DataError(f"{len(missing)} pictures of {files.path.name} lack their image or their masks: "
-                        f"{', '.join(missing[:5])}. Copy them again, or remove their folders. (Pictures that have no "
-                        "masks cannot be used: give stage1_train.)" if found else
-                        f"{files.path.name} has no pictures laid out as ImageId/images/*.png with ImageId/masks/*.png.")
+                        f"{', '.join(missing[:5])}. Copy them again or remove them; only stage1_train has masks.")
     return {name: (images[-1], masks) for name, (images, masks) in found.items()}
 
 

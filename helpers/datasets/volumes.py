@@ -14,7 +14,7 @@ SPACING = 2.0  # mm between slices
 FEWEST = 100  # labelled voxels
 LARGEST, LARGEST_MM = 1024, 512  # voxels, mm along an axis
 HEAD = 25  # grey values above this are taken for head, those below for air
-NAME = r"(?P<subject>[^/]+?)(?P<mask>_seg)?\.(?:nii\.gz|nii|hdr)"
+NAME = r"(?P<subject>.+?)(?P<mask>_seg)?\.(?:nii\.gz|nii|hdr)"
 
 
 def load(recipe):
@@ -26,12 +26,12 @@ def load(recipe):
     path = Path(recipe.data).expanduser()
     if not path.is_dir():
         raise DataError(f"Volumes are read from a folder with NAME.nii.gz and NAME_seg.nii.gz in it; {path} is none.")
-    files = Files(path)
-    for name in files.names:
-        file = path / name
-        if file.suffix.lower() == ".img" and not {f"{file.stem}.hdr", f"{file.stem}.HDR"} & {*files.names}:
-            raise DataError(f"{name} needs its header beside it, {file.stem}.hdr. Copy it there, or remove {name}.")
-    pairs = find_pairs(files.names, NAME, path.name, "NAME.nii.gz with NAME_seg.nii.gz beside it")
+    names = [name for name in Files(path).names if "/" not in name]
+    stems = {name[:-4] for name in names if name.lower().endswith(".hdr")}
+    for name in names:
+        if name.lower().endswith(".img") and name[:-4] not in stems:
+            raise DataError(f"{name} needs its header beside it, {name[:-4]}.hdr. Copy it there, or remove {name}.")
+    pairs = find_pairs(names, NAME, path.name, "NAME.nii.gz with NAME_seg.nii.gz beside it")
     task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {path.name}/, brought to axial slices of "
                 f"1 mm pixels, {SPACING:g} mm apart, split by subject")
     return from_scans(path, pairs, task, recipe.seed)
@@ -59,8 +59,8 @@ def read_volume(file):
         millimetres = nib.affines.voxel_sizes(image.affine)[:image.ndim] * image.shape[:3]
         if (not np.isfinite(image.affine).all() or max(image.shape) > LARGEST
                 or not np.all((millimetres > 10) & (millimetres < LARGEST_MM))):
-            size = " x ".join(f"{mm:g}" for mm in millimetres)
-            raise DataError(f"{file.name} is {size} mm large, {image.shape} voxels: no head. Is its header damaged?")
+            raise DataError(f"{file.name} is {' x '.join(f'{mm:g}' for mm in millimetres)} mm large, {image.shape} "
+                            "voxels, which is no head. Is its header damaged?")
         if image.ndim < 3 or max(image.shape[3:], default=1) > 1 or image.get_data_dtype().kind not in "iuf":
             raise DataError(f"{file.name} has {image.ndim} axes {image.shape} of {image.get_data_dtype()}; expected a "
                             "volume with three, one number a voxel.")
@@ -110,9 +110,8 @@ def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING, corner=Non
     if not len(heights):
         raise DataError(f"A label volume has no tissue on slices {spacing} mm apart: it labels next to nothing.")
     first = heights[0] + round(start * (heights[-1] - heights[0]))
-    chosen = range(first, heights[-1] + 1)[:count]
     corner = corner or frame_corner(greys)
-    return tuple(framed(array, corner)[list(chosen)] for array in (greys, labels))
+    return tuple(framed(array, corner)[first:heights[-1] + 1][:count] for array in (greys, labels))
 
 
 def to_greys(volume):
