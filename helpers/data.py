@@ -82,11 +82,6 @@ class Task:
         """The labels' names, background first."""
         return [label.name for label in self.labels]
 
-    @property
-    def any_orientation(self):
-        """Whether pictures have no natural orientation (cells): mirror images are natural along both axes."""
-        return len(self.mirrors) == 2
-
 
 @dataclass(frozen=True)
 class Box:
@@ -103,15 +98,15 @@ class Box:
     @classmethod
     def around(cls, seen):
         """The smallest box around the True pixels of `seen` (H, W), inside the frame where it fits."""
-        sides = []
+        corner, shape = [], []
         for axis, length in enumerate(seen.shape):
             found = np.flatnonzero(seen.any(1 - axis))
-            first, end = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, length)
+            first, end = (found[0], found[-1] + 1) if len(found) else (0, length)
             size = -(-(end - first) // MULTIPLE) * MULTIPLE
-            start = (first + end - size) // 2
-            sides.append((int(np.clip(start, 0, length - size)) if size <= length else (length - size) // 2, size))
-        (top, height), (left, width) = sides
-        return cls(top, left, height, width)
+            start = (first + end - size) // 2 if size <= length else (length - size) // 2
+            corner.append(int(np.clip(start, min(0, length - size), max(0, length - size))))
+            shape.append(int(size))
+        return cls(*corner, *shape)
 
     @property
     def shape(self):
@@ -124,25 +119,16 @@ class Box:
 
     def cut(self, pictures):
         """The box of pictures (N, H, W, ...): (N, height, width, ...), zeros where it reaches beyond the frame."""
-        ours, frames = self.overlap(*pictures.shape[1:3])
-        if frames == ours:
-            return pictures[:, ours[0], ours[1]]
-        cut = np.zeros((len(pictures), *self.shape, *pictures.shape[3:]), pictures.dtype)
-        cut[:, ours[0], ours[1]] = pictures[:, frames[0], frames[1]]
-        return cut
+        inside, beyond = [np.s_[:]], [(0, 0)] * pictures.ndim
+        for axis, (start, size) in enumerate(((self.top, self.height), (self.left, self.width)), 1):
+            inside.append(np.s_[max(start, 0):max(start + size, 0)])
+            beyond[axis] = max(-start, 0), max(start + size - pictures.shape[axis], 0)
+        pictures = pictures[tuple(inside)]
+        return np.pad(pictures, beyond) if np.any(beyond) else pictures  # without a copy, where it can
 
     def paste(self, parts, frame):
-        """What lies in the box, (N, height, width, ...), brought back into frames (N, H, W, ...) of zeros."""
-        ours, frames = self.overlap(*frame)
-        whole = np.zeros((len(parts), *frame, *parts.shape[3:]), parts.dtype)
-        whole[:, frames[0], frames[1]] = parts[:, ours[0], ours[1]]
-        return whole
-
-    def overlap(self, rows, columns):
-        """Where box and frame overlap: slices (rows, columns) of the box, and of the frame."""
-        sides = [(max(start, 0), min(start + size, length), start) for start, size, length in
-                 ((self.top, self.height, rows), (self.left, self.width, columns))]
-        return (tuple(slice(a - start, b - start) for a, b, start in sides), tuple(slice(a, b) for a, b, _ in sides))
+        """What lies in the box, (N, height, width, ...), brought back into new frames (N, H, W, ...) of zeros."""
+        return np.array(Box(-self.top, -self.left, *frame).cut(parts))  # seen from the box, the frame is a box
 
     def seen(self, size=None):
         """(h, w) of what a network sees of the box: all of it, or shrunk until its longer side has `size` pixels."""
@@ -226,8 +212,7 @@ class Dataset(Shown):
     def __post_init__(self):
         check(self)
         if self.box is None:
-            seen = [part.any((0, 3)) if part.ndim == 4 else part.any(0)
-                    for split in self.splits for part in (split.images, split.labels)]
+            seen = [split.images.any((0, 3)) | split.labels.any(0) for split in self.splits]
             object.__setattr__(self, "box", Box.around(np.any(seen, axis=0)))
 
     @property
@@ -269,29 +254,25 @@ class Dataset(Shown):
 
 def check(dataset):
     """Raise DataError unless shapes agree, labels are 0..L-1, no split is empty or shares a subject."""
-    for split in dataset.splits:
-        if len(split) == 0:
-            raise DataError(f"The {split.name} split of {split.task.title} is empty.")
-        if (split.images.shape[:3] != split.labels.shape or len(split.subjects) != len(split)
-                or len(split.positions) != len(split)):
-            raise DataError(f"In {split.name}, images {split.images.shape}, labels {split.labels.shape}, subjects "
-                            f"{split.subjects.shape} and positions {split.positions.shape} do not go together.")
-        if split.images.shape[1:] != dataset.image_shape:
-            raise DataError(f"Slices of {split.name} are {split.images.shape[1:]}, those of train "
-                            f"{dataset.image_shape}. All must have one size.")
-        if split.labels.max() >= dataset.n_labels:
-            raise DataError(f"In {split.name}, a label is {split.labels.max()}; expected 0..{dataset.n_labels - 1}.")
     seen = {}
     for split in dataset.splits:
-        for subject in sorted(set(split.subjects.tolist())):
-            if subject in seen:
-                raise DataError(f"Subject {subject} is in both {seen[subject]} and {split.name}: the test would "
-                                "not be of people the network never saw. Remove its slices from one of them.")
-            seen[subject] = split.name
+        shapes = {part: getattr(split, part).shape for part in PARTS}
+        if len(split) == 0:
+            raise DataError(f"The {split.name} split of {split.task.title} is empty.")
+        if shapes["images"][:3] != shapes["labels"] or {shape[0] for shape in shapes.values()} != {len(split)}:
+            raise DataError(f"In {split.name}, these do not go together: {shapes}.")
+        if (shape := split.images.shape[1:]) != dataset.image_shape:
+            raise DataError(f"{split.name} has slices {shape}, train {dataset.image_shape}. All must have one size.")
+        if split.labels.max() >= dataset.n_labels:
+            raise DataError(f"In {split.name}, a label is {split.labels.max()}; expected 0..{dataset.n_labels - 1}.")
+        for subject in dict.fromkeys(split.subjects.tolist()):
+            if seen.setdefault(subject, split.name) != split.name:
+                raise DataError(f"Subject {subject} is in both {seen[subject]} and {split.name}: the test would not be "
+                                "of people the network never saw. Remove its slices from one of them.")
 
 
 def evenly(n, limit, ends=True):
-    """Indices of at most `limit` of `n` things, evenly spread, in order; without `ends`, the first and last left out."""
+    """Indices of at most `limit` of `n` things, evenly spread, in order; without `ends`, first and last left out."""
     if ends:
         return np.arange(n) if limit is None or limit >= n else np.linspace(0, n - 1, limit).round().astype(int)
     return np.unique(np.linspace(0, n - 1, limit + 2).round().astype(int)[1:-1])
@@ -303,17 +284,15 @@ def thin(subjects, slices=None, people=None):
     `subjects` (N,) says who each slice is from, a person's slices together. From person to person the chosen positions
     shift, so that together they cover all positions.
     """
-    names = list(dict.fromkeys(np.asarray(subjects).tolist()))
-    index = np.flatnonzero(np.isin(subjects, [names[k] for k in evenly(len(names), people)]))
+    codes, names = pd.factorize(np.asarray(subjects))
+    index = np.flatnonzero(np.isin(codes, evenly(len(names), people)))
     if slices is None or slices >= len(index):
         return index
-    chosen, before = [], 0
-    for number, (_, own) in enumerate(pd.Series(index).groupby(np.asarray(subjects)[index], sort=False)):
-        share = slices * (before + len(own)) // len(index) - slices * before // len(index)
-        before += len(own)
-        shift = number * GOLDEN % 1
-        chosen += [own.iloc[int((k + shift) * len(own) / share)] for k in range(share)]
-    return np.array(chosen, int)
+    own = np.split(index, np.flatnonzero(np.diff(codes[index])) + 1)  # each person's
+    shares = np.diff(slices * np.cumsum([0, *map(len, own)]) // len(index))
+    steps = [(np.arange(share) + number * GOLDEN % 1) * len(theirs) / share
+             for number, (theirs, share) in enumerate(zip(own, shares))]
+    return np.concatenate([theirs[step.astype(int)] for theirs, step in zip(own, steps)])
 
 
 def shrink(image, shape):
@@ -365,11 +344,10 @@ def split_subjects(subjects, seed, kinds=None, shares=(0.1, 0.2)):
     return chosen | {"train": set(rest)}
 
 
-def split_dataset(made, task, seed, shares):
-    """Dataset from {subject: (images (n, H, W), labels (n, H, W))}, split by subject."""
+def split_dataset(whole, seed, shares=(0.1, 0.2), kinds=None):
+    """Dataset from a Split of all slices, split by subject as `split_subjects` does."""
     splits = []
-    for name, chosen in split_subjects(list(made), seed, shares=shares).items():
-        images, labels = (np.concatenate([made[subject][part] for subject in sorted(chosen)]) for part in (0, 1))
-        subjects = np.concatenate([[subject] * len(made[subject][0]) for subject in sorted(chosen)])
-        splits.append(Split(name, images[..., None], labels, subjects, task))
+    for name, chosen in split_subjects(whole.subjects.tolist(), seed, kinds, shares).items():
+        part = whole.take(np.isin(whole.subjects, sorted(chosen)))
+        splits.append(replace(part, name=name, whole=len(part)))
     return Dataset(*splits)

@@ -81,24 +81,9 @@ class Scores(Shown):
 
     @property
     def ranking(self):
-        """Subjects from worst to best by their mean Dice without background; those without any label left out."""
+        """Subjects from worst to best by their mean Dice without background; those without any label are left out."""
         means = self.per_subject.iloc[:, 1:].mean(axis=1)
         return means.fillna(1.0 if means.isna().all() else np.nan).dropna().sort_values().index.tolist()
-
-    @property
-    def worst(self):
-        """The subject with the lowest mean Dice without background."""
-        return self.ranking[0]
-
-    @property
-    def median(self):
-        """The subject in the middle of the ranking."""
-        return self.ranking[len(self.ranking) // 2]
-
-    @property
-    def best(self):
-        """The subject with the highest mean Dice without background."""
-        return self.ranking[-1]
 
     def table(self):
         """One row per label: pooled Dice; mean, SD and worst per subject and per image; the baseline."""

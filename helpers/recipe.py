@@ -6,7 +6,6 @@
 import difflib
 import html
 import os
-import shlex
 import sys
 from dataclasses import dataclass, field, fields, replace
 
@@ -28,9 +27,9 @@ class RecipeError(UserError):
 def option(default, meaning, kind, least=None, most=None, **more):
     """A field of Recipe: its default, its meaning with unit, and what it may be.
 
-    `more`: choices; `none`, what None is called; `stage`, what it decides; `also`, a check that says what is wrong.
+    `more`: choices; `none`, what None is called; `stage`, what it decides; `multiple`, of what it must be one.
     """
-    more = dict(choices=(), none=None, stage="training", also=None) | more
+    more = dict(choices=(), none=None, stage="training", multiple=1) | more
     return field(default=default, metadata=dict(meaning=meaning, kind=kind, least=least, most=most, **more))
 
 
@@ -45,10 +44,9 @@ class Recipe:
     filters: int = option(16, "feature maps at full resolution, doubled at each level down", int, 1, 256)
     dropout: float = option(0.0, "share of feature maps dropped in context modules", float, 0, 0.95)
     size: int = option(None, "longer side, in pixels, of what the network sees; it shrinks slices, never the truth", int,
-                       32, 4096, none="whole", also=lambda n: n % MULTIPLE == 0 or f"a multiple of {MULTIPLE}")
+                       32, 4096, none="whole", multiple=MULTIPLE)
     people: int = option(None, "people to learn from", int, 1, none="all", stage="data")
-    slices: int = option(None, "training slices, spread evenly over people and positions", int, 1, none="all",
-                         stage="data")
+    slices: int = option(None, "training slices, even over people and positions", int, 1, none="all", stage="data")
     validation_slices: int = option(None, "validation slices, spread likewise", int, 1, none="all", stage="data")
     test_slices: int = option(None, "test slices; fewer than all get no grade", int, 1, none="all", stage="data")
     epochs: int = option(8, "passes through the training slices", int, 1, 100_000)
@@ -64,10 +62,8 @@ class Recipe:
                         "a finished run", str, none="random")
     seed: int = option(0, "fixes everything random", int, 0, 2**31)
     mirrors: bool = option(True, "average the prediction with those of mirror images", bool, stage="prediction")
-    largest: bool = option(False, "keep only the largest connected component of each subject", bool,
-                           stage="prediction")
-    networks: int = option(1, "networks, from seeds in a row, whose probabilities are averaged", int, 1, 100,
-                           stage="prediction")
+    largest: bool = option(False, "keep the largest connected component only", bool, stage="prediction")
+    networks: int = option(1, "networks of successive seeds that are averaged", int, 1, 100, stage="prediction")
     reasons: dict = field(default_factory=dict, compare=False)  # option -> who chose its value
 
     @classmethod
@@ -81,8 +77,7 @@ class Recipe:
         environment, more = parse(os.environ.get(ENVIRONMENT, ""))
         given = reader | environment
         wrong += more + misplaced(dataset, data, given)
-        wrong += [sentence for spec in options_of(cls) if spec.name in given
-                  if (sentence := complaint(spec, given[spec.name]))]
+        wrong += [said for name in OPTIONS if name in given and (said := complaint(name, given[name]))]
         if wrong:
             raise RecipeError("\n".join(wrong))
         machine = "GPU" if (gpu() if callable(gpu) else gpu) else "processor"
@@ -95,17 +90,16 @@ class Recipe:
         return cls(dataset, data, machine, **values, reasons=reasons)
 
     def __post_init__(self):
-        wrong = [sentence for spec in options_of(Recipe) if (sentence := complaint(spec, getattr(self, spec.name)))]
+        wrong = [said for name in OPTIONS if (said := complaint(name, getattr(self, name)))]
         if wrong:
             raise RecipeError("\n".join(wrong))
-        for spec in options_of(Recipe):  # 1 for 1.0 is another text, and another run's name
-            if spec.metadata["kind"] is float and getattr(self, spec.name) is not None:
-                object.__setattr__(self, spec.name, float(getattr(self, spec.name)))
+        for name, rule in OPTIONS.items():  # 1 for 1.0 is another text, and another run's name
+            if rule["kind"] is float and getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
 
     def change(self, **options):
         """The same recipe with other `options`."""
-        unknown = [f"There is no option {name!r}.{nearest(name, names())}" for name in options if name not in names()]
-        if unknown:
+        if unknown := [unknown_option(name) for name in options if name not in OPTIONS]:
             raise RecipeError("\n".join(unknown))
         return replace(self, **options, reasons=self.reasons | dict.fromkeys(options, "you"))
 
@@ -123,8 +117,7 @@ class Recipe:
     @property
     def training(self):
         """The options that decide the weights, besides the data."""
-        return {spec.name: getattr(self, spec.name) for spec in options_of(Recipe)
-                if spec.metadata["stage"] == "training"}
+        return {name: getattr(self, name) for name, rule in OPTIONS.items() if rule["stage"] == "training"}
 
     def taken(self, split):
         """How many slices of how many people of a split are taken; None: all."""
@@ -133,24 +126,23 @@ class Recipe:
 
     def rows(self):
         """One (option, value, who chose it, meaning) for each option."""
-        return [(spec.name, in_words(spec, getattr(self, spec.name)), self.reasons.get(spec.name, "default"),
-                 spec.metadata["meaning"]) for spec in options_of(Recipe)]
-
-    def title(self):
-        """Data set and machine, in words."""
-        return f"Recipe for {self.dataset} on a {self.machine}"
+        values = {name: getattr(self, name) for name in OPTIONS}
+        return [(name, rule["none"] if values[name] is None else str(values[name]), self.reasons.get(name, "default"),
+                 rule["meaning"]) for name, rule in OPTIONS.items()]
 
     def __repr__(self):
-        return "\n".join([self.title(), *(f"{name:17} {value:19} {why:14} {what}"
-                                          for name, value, why, what in self.rows())])
+        lines = ["{:17} {:19} {:14} {}".format(*row) for row in self.rows()]
+        return "\n".join([f"Recipe for {self.dataset} on a {self.machine}", *lines])
 
     def _repr_html_(self):
-        head = "".join(f'<th style="text-align:left">{cell}</th>' for cell in ("option", "value", "chosen by", "meaning"))
-        body = "".join("<tr>" + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row)
-                       + "</tr>" for row in self.rows())
-        return f"<p><b>{self.title()}</b></p><table><tr>{head}</tr>{body}</table>"
+        lines = [["td", *row] for row in self.rows()]
+        cells = ["".join(f'<{tag} style="text-align:left">{html.escape(cell)}</{tag}>' for cell in line)
+                 for tag, *line in [["th", "option", "value", "chosen by", "meaning"], *lines]]
+        return (f"<p><b>Recipe for {self.dataset} on a {self.machine}</b></p><table><tr>{'</tr><tr>'.join(cells)}</tr>"
+                "</table>")
 
 
+OPTIONS = {spec.name: spec.metadata for spec in fields(Recipe) if spec.metadata}
 MACHINES = {"processor": dict(slices=640, validation_slices=280, epochs=8, batch=8),
             "GPU": dict(slices=None, validation_slices=None, epochs=30, batch=16)}
 
@@ -172,77 +164,65 @@ SETS = {
 }
 
 
-def options_of(recipe):
-    """The fields of Recipe that are options."""
-    return [spec for spec in fields(recipe) if spec.metadata]
-
-
-def names():
-    """The options' names."""
-    return [spec.name for spec in options_of(Recipe)]
-
-
 def nearest(word, words):
     """A question that offers the nearest of some words, or nothing."""
     found = difflib.get_close_matches(str(word), list(words), 1)
     return f" Did you mean {found[0]!r}?" if found else ""
 
 
+def unknown_option(name):
+    """A sentence on an option that is none."""
+    return f"There is no option {name!r}.{nearest(name, OPTIONS) or ' The options are: ' + ', '.join(OPTIONS) + '.'}"
+
+
 def parse(text):
     """{option: value} of a text such as "epochs=10 filters=32", and a sentence for everything in it that is none."""
-    specs, found, wrong = {spec.name: spec for spec in options_of(Recipe)}, {}, []
-    try:
-        words = shlex.split(str(text).replace(",", " "))
-    except ValueError:
-        return {}, [f"The options {text!r} have a quotation mark without its other."]
-    for word in words:
+    found, wrong = {}, []
+    for word in str(text).replace(",", " ").split():
         name, equals, value = word.partition("=")
-        if name not in specs or not equals:
-            what = f"There is no option {name!r}." if equals else f"{word!r} is not like name=value."
-            wrong.append(f"{what}{nearest(name, specs) or ' The options are: ' + ', '.join(specs) + '.'}")
+        if not equals:
+            wrong.append(f"{word!r} is not like name=value.")
+        elif name not in OPTIONS:
+            wrong.append(unknown_option(name))
         elif name in found:
             wrong.append(f"{name} is given twice.")
         else:
-            found[name] = to_value(specs[name], value)
+            found[name] = to_value(name, value)
     return found, wrong
 
 
-def to_value(spec, text):
+def to_value(name, text):
     """A text as the kind of value an option has; as it is where it cannot be one, for the check to name."""
-    kind, none = spec.metadata["kind"], spec.metadata["none"]
+    kind, none = OPTIONS[name]["kind"], OPTIONS[name]["none"]
     if none and text.lower() in ("none", none):
         return None
-    if kind is bool:
-        return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text)
     try:
-        return kind(text)
-    except ValueError:
+        return {"true": True, "yes": True, "false": False, "no": False}[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
         return text
 
 
-def complaint(spec, value):
+def complaint(name, value):
     """A sentence on what is wrong with an option's value; None if nothing is."""
-    rule = spec.metadata
-    kind, least, most = rule["kind"], rule["least"], rule["most"]
-    if value is None and rule["none"]:
-        return None
+    rule = OPTIONS[name]
+    kind, least, most, choices = rule["kind"], rule["least"], rule["most"], rule["choices"]
     right = isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == isinstance(value, bool)
-    if right and (least is None or value >= least) and (most is None or value <= most):
-        if not rule["choices"] or value in rule["choices"]:
-            return None if not rule["also"] or (more := rule["also"](value)) is True else (
-                f"{spec.name} is {value!r}; it must be {more}.")
-    what = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+    if value is None and rule["none"] or right and (least is None or value >= least) and (
+            most is None or value <= most) and value in (choices or [value]) and (
+            rule["multiple"] == 1 or value % rule["multiple"] == 0):
+        return None
+    what = " or ".join(choices) or {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
     what += f" from {least} to {most}" if most is not None else f", {least} or more" if least is not None else ""
-    what = " or ".join(rule["choices"]) or what
-    return f"{spec.name} is {value!r}; it must be {what}{', or ' + rule['none'] if rule['none'] else ''}."
+    what += f", a multiple of {rule['multiple']}" if rule["multiple"] > 1 else ""
+    return f"{name} is {value!r}; it must be {what}{', or ' + rule['none'] if rule['none'] else ''}."
 
 
 def misplaced(dataset, data, given):
     """Sentences on a data set that is none, options that it lacks, and DATA that it needs or does not take."""
-    if not isinstance(dataset, str) or dataset not in SETS:
+    if dataset not in list(SETS):
         return [f"There is no data set {dataset!r}.{nearest(dataset, SETS)} Choose one of: {', '.join(SETS)}."]
-    lacks, needs = SETS[dataset].get("lacks", ()), SETS[dataset].get("data")
-    wrong = [f"{dataset} has no option {name}." for name in given if name in lacks]
+    needs = SETS[dataset].get("data")
+    wrong = [f"{dataset} has no option {name}." for name in given if name in SETS[dataset].get("lacks", ())]
     if needs and not data:
         wrong.append(f"{dataset} needs DATA: {needs}.")
     if data and not needs:
@@ -252,11 +232,6 @@ def misplaced(dataset, data, given):
     if start is not None and start not in own and not os.path.isdir(os.path.expanduser(start)):
         wrong.append(f"start is {start!r}; it must be {', '.join(own)}, the folder of a finished run, or random.")
     return wrong
-
-
-def in_words(spec, value):
-    """An option's value as it is written in a text of options."""
-    return spec.metadata["none"] if value is None else str(value)
 
 
 if __name__ == "__main__":

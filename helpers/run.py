@@ -42,50 +42,50 @@ class Run:
 
     `Run(runs, recipe, dataset)` names its folder below `runs` by what decides the weights. `build`, for experiments,
     is a function like `helpers.model.of_recipe`. With `recipe.networks` above 1, `others` are the runs of the next
-    seeds.
+    seeds. `state` is what run.json holds; `task`, `box`, `frame` (H, W) and `channels` are the data set's.
     """
 
     def __init__(self, runs, recipe, dataset, build=model.of_recipe):
         runs = Path(os.environ.get("OASIS_RUNS") or runs).expanduser()
-        self.recipe, self.dataset, self.build, self.opened = recipe, dataset, build, (None, None)
+        self.recipe, self.dataset, self.build = recipe, dataset, build
         self.start = start_of(runs, recipe, build)
         identity = self.identity()
-        self.folder = runs / f"{recipe.dataset}-{digest(json.dumps(identity).encode())[:6]}"
+        self.name = f"{recipe.dataset}-{digest(json.dumps(identity).encode())[:6]}"
+        self.folder = runs / self.name
         options = {name: value for name, value in vars(recipe).items() if name not in ("data", "reasons")}
         versions = {"python": platform.python_version(), "keras": keras.__version__, "backend": backend.version()}
-        self.state = read_state(self.folder) or {
-            "version": VERSION, "identity": identity, "recipe": options, "task": astuple(dataset.task),
-            "box": astuple(dataset.box), "frame": dataset.image_shape[:2], "channels": dataset.image_shape[2],
-            "versions": versions, "history": [], "best": None, "finished": False, "files": {}}
+        self.adopt(read_state(self.folder) or {
+            "version": VERSION, "name": self.name, "identity": identity, "recipe": options, "versions": versions,
+            "task": astuple(dataset.task), "box": astuple(dataset.box), "frame": dataset.image_shape[:2],
+            "channels": dataset.image_shape[2], "history": [], "best": None, "finished": False, "files": {}})
         self.others = tuple(Run(runs, recipe.change(seed=recipe.seed + k, networks=1), dataset, build)
                             for k in range(1, recipe.networks))
 
     @classmethod
     def open(cls, folder):
         """The run in a folder, without its data: its history, network and task."""
-        run = cls.__new__(cls)
-        run.folder, run.dataset, run.build = Path(folder).expanduser(), None, model.of_recipe
-        run.others, run.start, run.opened = (), None, (None, None)
-        run.state = read_state(run.folder)
-        if run.state is None:
+        run, state = cls.__new__(cls), read_state(Path(folder).expanduser())
+        if state is None:
             raise RunError(f"{folder} is not the folder of a run: it has no {STATE}.")
-        run.recipe = Recipe(**run.state["recipe"])
+        run.folder, run.name, run.recipe = Path(folder).expanduser(), state["name"], Recipe(**state["recipe"])
+        run.dataset, run.build, run.others, run.start = None, model.of_recipe, (), None
+        run.adopt(state)
         return run
+
+    def adopt(self, state):
+        """Take what run.json holds for this run's state."""
+        self.state, self.task, self.box = state, Task.of(state["task"]), Box(*state["box"])
+        self.frame, self.channels, self.opened = tuple(state["frame"]), state["channels"], (None, None)
 
     def identity(self):
         """What decides the weights."""
-        dataset = self.dataset
+        dataset, splits = self.dataset, (self.dataset.train, self.dataset.validation)
         training = {name: value for name, value in self.recipe.training.items() if name not in ("size", "start")}
+        pixels = digest(*(np.ascontiguousarray(part) for split in splits for part in (split.images, split.labels)))
         return training | {
-            "start": self.start.name if self.start else None, "data": fingerprint(dataset.train, dataset.validation),
-            "box": astuple(dataset.box), "seen": dataset.box.seen(self.recipe.size), "labels": dataset.n_labels,
-            "precision": keras.mixed_precision.dtype_policy().name, "backend": keras.config.backend(),
-            "build": self.build.__qualname__}
-
-    @property
-    def name(self):
-        """Data set and six digits of what decides the weights."""
-        return f"{self.state['recipe']['dataset']}-{digest(json.dumps(self.state['identity']).encode())[:6]}"
+            "start": self.start and self.start.name, "data": pixels, "box": astuple(dataset.box),
+            "seen": dataset.box.seen(self.recipe.size), "labels": dataset.n_labels, "build": self.build.__qualname__,
+            "precision": keras.mixed_precision.dtype_policy().name, "backend": keras.config.backend()}
 
     @property
     def finished(self):
@@ -102,47 +102,27 @@ class Run:
         """One row per epoch: loss and Dice per label, of training and validation (`val_`), and seconds."""
         return pd.DataFrame(self.state["history"]).rename_axis("epoch")
 
-    @property
-    def task(self):
-        """The data set's Task."""
-        return Task.of(self.state["task"])
-
-    @property
-    def box(self):
-        """The data set's Box."""
-        return Box(*self.state["box"])
-
-    @property
-    def frame(self):
-        """(H, W) of the data set's slices."""
-        return tuple(self.state["frame"])
-
     def network(self):
         """The network with the best epoch's weights."""
         if self.best is None:
             raise RunError(f"{self.folder} has no whole epoch yet: train it first.")
         name = NETWORK if self.finished else weights_of(self.best)
         if self.opened[0] != name:  # built once: compiling its prediction takes seconds
-            network = self.untrained()
-            self.load(network, name)
-            self.opened = name, network
+            self.opened = name, self.load(self.untrained(), name)
         return self.opened[1]
 
     def untrained(self):
         """The network with first weights from the recipe's seed."""
         keras.utils.set_random_seed(self.recipe.seed)
-        return self.build(self.recipe, self.state["channels"], len(self.task.labels))
+        return self.build(self.recipe, self.channels, len(self.task.labels))
 
     def load(self, network, name):
-        """Load a file of the run into a network; RunError if it is missing or damaged."""
+        """A network with the weights of one of the run's files; RunError if it is missing or damaged."""
         file = self.folder / name
-        try:
-            whole = digest(file.read_bytes()) == self.state["files"][name]
-        except (OSError, KeyError):
-            whole = False
-        if not whole:
+        if not file.exists() or digest(file.read_bytes()) != self.state["files"][name]:
             raise RunError(f"{file} is missing or damaged. Put it back, or delete the folder to train anew.")
         network.load_weights(file)
+        return network
 
     def train(self, progress=None):
         """Train what is left, and return the run. `progress(run, network)` is called after each epoch and at the end.
@@ -155,16 +135,14 @@ class Run:
                 try:
                     run.folder.mkdir(parents=True, exist_ok=True)
                     with run.locked() as renew:
-                        run.state = read_state(run.folder) or run.state
+                        run.adopt(read_state(run.folder) or run.state)
                         if not run.finished:  # by another process, meanwhile
                             run.train_rest(progress, renew)
                 except OSError as error:
                     raise RunError(f"{run.folder} cannot be written into ({error}). Is the disk full, or Drive no longer "
                                    "mounted? Whole epochs are kept: mend it and run this again.") from error
-            else:
-                print(f"{run.folder} is already trained.")
             row = run.state["history"][run.best]
-            print(f"Kept epoch {run.best + 1} of {len(run.state['history'])}: its worst label has validation Dice "
+            print(f"Kept epoch {run.best + 1} of {len(run.history)}: its worst label has validation Dice "
                   f"{row[f'val_{train.WORST_DICE}']:.4f}. Results: {run.folder}")
             if progress:
                 progress(run, None)
@@ -176,14 +154,11 @@ class Run:
         """Train the epochs that are not there yet, or as many as come before an interruption."""
         recipe, done = self.recipe, len(self.state["history"])
         self.sweep()
-        training, validation = (split.seen(self.box, recipe.size)
-                                for split in (self.dataset.train, self.dataset.validation))
-        batch = min(recipe.batch, len(training))
-        batches = Batches(training, batch, recipe.augment, shuffle=True, seed=recipe.seed,
-                          oversample=recipe.oversample, workers=min(4, os.cpu_count() or 1))
-        batches.epoch = done
-        validation = Batches(validation, batch)
-        network = self.untrained()
+        seen = [split.seen(self.box, recipe.size) for split in (self.dataset.train, self.dataset.validation)]
+        batch = min(recipe.batch, len(seen[0]))
+        batches = Batches(seen[0], batch, recipe.augment, shuffle=True, seed=recipe.seed, oversample=recipe.oversample,
+                          workers=min(4, os.cpu_count() or 1))
+        batches.epoch, validation, network = done, Batches(seen[1], batch), self.untrained()
         if not done and self.start:
             load_start(network, self.start)
         train.prepare(network, recipe, len(batches), self.task.names)
@@ -192,12 +167,12 @@ class Run:
             print(f"Going on after epoch {done} of {recipe.epochs}.")
         if keras.config.backend() != "tensorflow":
             network.test_on_batch(*validation[0])  # `fit` would peek at a batch, and leave others for the first epoch
+        callbacks = [keras.callbacks.TerminateOnNaN(), train.Clock(recipe.epochs, self.task.names),
+                     Keeper(self, progress, renew)]
         try:
             if done < recipe.epochs:
                 network.fit(batches, validation_data=validation, epochs=recipe.epochs, initial_epoch=done,
-                            shuffle=False, verbose=0, callbacks=[
-                                keras.callbacks.TerminateOnNaN(), train.Clock(recipe.epochs, self.task.names),
-                                Keeper(self, progress, renew)])
+                            shuffle=False, verbose=0, callbacks=callbacks)
             self.finish()
         except KeyboardInterrupt:
             if self.best is None:
@@ -206,32 +181,30 @@ class Run:
 
     def commit(self, network, row):
         """Make an epoch part of the run: its weights, then, in one step, the state that names them."""
-        epoch, rows = len(self.state["history"]), [*self.state["history"], row]
+        rows = [*self.state["history"], row]
         best = max(range(len(rows)), key=lambda k: (*rank(rows[k]), -k))
-        name = weights_of(epoch)
-        replace_whole(self.folder / name, network.save_weights)
-        checksum = digest((self.folder / name).read_bytes())
-        self.write_state(history=rows, best=best, files={
-            kept: value for kept, value in {**self.state["files"], name: checksum}.items()
-            if kept in (name, weights_of(best))})
+        self.write_state(network.save_weights, weights_of(len(rows) - 1), weights_of(best), history=rows, best=best)
 
     def finish(self):
         """Make the best epoch's network the run's result; the epochs' files go."""
-        network = self.network()
-        policy = keras.mixed_precision.dtype_policy()
+        network, policy = self.network(), keras.mixed_precision.dtype_policy()
         keras.mixed_precision.set_dtype_policy("float32")  # so that it opens, and computes alike, on any machine
         try:
             twin = self.untrained()
         finally:
             keras.mixed_precision.set_dtype_policy(policy)
         twin.set_weights(network.get_weights())
-        replace_whole(self.folder / NETWORK, twin.save)
-        self.write_state(finished=True, files={NETWORK: digest((self.folder / NETWORK).read_bytes())})
+        self.write_state(twin.save, NETWORK, finished=True)
         self.opened = NETWORK, network
 
-    def write_state(self, **news):
-        """The commit: write run.json in one step; then remove what it no longer names, and write history.csv."""
-        new = {**self.state, **news}
+    def write_state(self, save, name, *kept, **news):
+        """Write a file under a name that nobody knows yet; then the commit, run.json in one step, that names it.
+
+        Then remove what it no longer names (all but this file and those `kept`), and write history.csv.
+        """
+        replace_whole(self.folder / name, save)
+        sums = self.state["files"] | {name: digest((self.folder / name).read_bytes())}
+        new = {**self.state, **news, "files": {file: sums[file] for file in {name, *kept}}}
         replace_whole(self.folder / STATE, lambda part: part.write_text(json.dumps(new, indent=1)))
         self.state = new
         self.sweep()
@@ -265,17 +238,17 @@ class Run:
                 raise RunError(f"{self.folder} was being trained on {machine} {train.minutes(age)} ago. If that is over, "
                                f"delete {self.folder / LOCK} and run this again.")
 
-            def renew():
+            def renew(text=None):
                 """Write who holds the run, and when that was last so."""
                 stream.truncate(0)
-                stream.write(f"{socket.gethostname()} {time.time():.0f}")
+                stream.write(f"{socket.gethostname()} {time.time():.0f}" if text is None else text)
                 stream.flush()
 
             renew()
             try:
                 yield renew
             finally:
-                stream.truncate(0)
+                renew("")
 
     def keep(self, thing, name=None):
         """Write a picture, or what has `files()`, below results/, and return it to be shown.
@@ -283,15 +256,11 @@ class Run:
         Results of other options of prediction lie in folders of their own.
         """
         recipe = self.recipe
-        way = f"{recipe.networks}-network{'s' * (recipe.networks > 1)}"
-        way += "-mirrors" * recipe.mirrors + "-largest" * recipe.largest
-        folder = self.folder / "results" / way
+        folder = self.folder / "results" / (f"{recipe.networks}-network{'s' * (recipe.networks > 1)}"
+                                            + "-mirrors" * recipe.mirrors + "-largest" * recipe.largest)
         folder.mkdir(parents=True, exist_ok=True)
-        if hasattr(thing, "files"):
-            for file, text in thing.files().items():
-                (folder / file).write_text(text)
-        else:
-            thing.save(folder / f"{name}.png")
+        for file, content in (thing.files() if name is None else {f"{name}.png": thing.png()}).items():
+            (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
         return thing
 
 
@@ -310,11 +279,10 @@ class Keeper(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Commit the epoch, then tell of it."""
-        row = {name: float(value) for name, value in logs.items()}
-        if not math.isfinite(row["loss"]):
+        if not math.isfinite(logs["loss"]):
             raise RunError(f"The loss is no longer a number in epoch {epoch + 1}. Try a lower learning_rate; the epochs "
                            "before it are kept.")
-        self.run.commit(self.model, row)
+        self.run.commit(self.model, {name: float(value) for name, value in logs.items()})
         self.renew()
         if self.progress:
             self.progress(self.run, self.model)
@@ -327,17 +295,16 @@ def weights_of(epoch):
 
 def rank(row):
     """What makes one epoch better than another: the worst label's validation Dice, then the mean of all labels'."""
-    each = [value for name, value in row.items() if name.startswith("val_dice ") and not math.isnan(value)]
-    return row[f"val_{train.WORST_DICE}"], sum(each) / max(1, len(each))
+    return row[f"val_{train.WORST_DICE}"], np.nanmean([value for name, value in row.items() if "val_dice " in name])
 
 
 def read_state(folder):
     """What run.json of a folder holds; None where there is no run. RunError on one that cannot be read."""
     file = folder / STATE
+    if (folder / "settings.json").exists():
+        raise RunError(f"{folder} holds a run of an earlier layout, which is not read any more. Train anew in another "
+                       "folder; nothing in this one was changed.")
     if not file.exists():
-        if (folder / "settings.json").exists():
-            raise RunError(f"{folder} holds a run of an earlier layout, which is not read any more. Train anew in "
-                           "another folder; nothing in this one was changed.")
         return None
     try:
         state = json.loads(file.read_text())
@@ -372,8 +339,3 @@ def load_start(network, start):
                        f"{network.count_params():,}. Both need the same network, filters, channels and labels.")
     network.set_weights(first.get_weights())
     print(f"Training starts from the best weights of {start.folder}.")
-
-
-def fingerprint(*splits):
-    """Eight hexadecimal digits that change when any pixel of the splits' images or labels does."""
-    return digest(*(np.ascontiguousarray(part) for split in splits for part in (split.images, split.labels)))

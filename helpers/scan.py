@@ -61,12 +61,12 @@ def segment(predictor, file, folder):
         file, folder = Path(file).expanduser(), Path(folder).expanduser()
         if not file.is_file():
             raise DataError(f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
-        if is_dicom(file):
-            raise DataError(f"{file.name} is DICOM, one slice of a scan. Bring its folder to NIfTI first, for instance "
-                            "with dcm2niix, and give that.")
+        with file.open("rb") as stream:
+            if stream.read(132)[128:] == b"DICM":
+                raise DataError(f"{file.name} is DICOM, one slice of a scan. Bring its folder to NIfTI first, for "
+                                "instance with dcm2niix, and give that.")
         folder.mkdir(parents=True, exist_ok=True)
-        kind = of_volume if VOLUME.fullmatch(file.name) else of_picture
-        return kind(predictor, file, folder)
+        return (of_volume if VOLUME.fullmatch(file.name) else of_picture)(predictor, file, folder)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{file} cannot be reached, or its mask not written into {folder} ({error}).") from error
 
@@ -77,15 +77,8 @@ def example(dataset, folder, seed=0):
     if dataset.image_shape[-1] == 1:
         spread = practice.VARIED if "varied" in dataset.task.title else practice.COURSE
         return practice.write_scan(folder / "practice_brain_synthetic.nii.gz", seed=seed, spread=spread)[0]
-    file = folder / "test_picture.png"
-    Image.fromarray(dataset.test.images[len(dataset.test) // 2]).save(file)
-    return file
-
-
-def is_dicom(file):
-    """True for a DICOM file: four letters after 128 bytes of anything."""
-    with file.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+    Image.fromarray(dataset.test.images[len(dataset.test) // 2]).save(folder / "test_picture.png")
+    return folder / "test_picture.png"
 
 
 def of_volume(predictor, file, folder):
@@ -103,55 +96,33 @@ def of_volume(predictor, file, folder):
     maps = predictor.probabilities(images)
     maps[images.max(axis=(1, 2, 3)) == 0] = np.eye(n_labels)[0]  # an empty slice is background
     place = upright.affine @ nib.affines.from_matvec(np.eye(3), [*corner, 0])
-    labels = np.argmax([on_grid(volume, maps[..., k], place, outside=k == 0) for k in range(n_labels)],
-                       axis=0).astype(np.uint8)
-    written = folder / f"{VOLUME.fullmatch(file.name)[1]}-{code(volume.dataobj)}_labels.nii.gz"
+    grids = (nib.Nifti1Image(np.moveaxis(maps[..., k], 0, 2), place) for k in range(n_labels))
+    labels = np.argmax([np.asarray(resample_from_to(grid, volume, order=1, cval=float(k == 0)).dataobj, np.float32)
+                        for k, grid in enumerate(grids)], axis=0).astype(np.uint8)
+    name, ending = VOLUME.fullmatch(file.name).groups()
+    written = folder / f"{name}-{digest(np.ascontiguousarray(volume.dataobj))}_labels.nii.gz"
     nib.save(nib.Nifti1Image(labels, volume.affine), written)
     voxels = np.bincount(labels.ravel(), minlength=n_labels)
     millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
     table = pd.DataFrame({"in the mask": range(n_labels), "voxels": voxels, "millilitres": millilitres.round(1)},
                          task.names)
-    truth = true_labels(file, volume)
-    if truth is not None:
-        table["Dice on the scan's own grid"] = dice(truth, labels, n_labels).round(4)
+    if (true := file.with_name(f"{name}_seg.{ending}")).exists():
+        check_pair(volume, truth := read_volume(true), file.name, true.name)
+        table["Dice on the scan's own grid"] = dice(truth.get_fdata().astype(int), labels, n_labels).round(4)
     found = to_split(file, images, maps, task)
     return ScanLabels(found, written, table, warning(np.asarray(volume.dataobj), labels, found.labels, predictor.box))
 
 
-def true_labels(file, volume):
-    """The labels that lie beside a volume as NAME_seg, on its grid; None where there are none."""
-    name, ending = VOLUME.fullmatch(file.name).groups()
-    beside = file.with_name(f"{name}_seg.{ending}")
-    if not beside.exists():
-        return None
-    labels = read_volume(beside)
-    check_pair(volume, labels, file.name, beside.name)
-    return np.asarray(labels.dataobj).astype(np.uint8)
-
-
 def warning(scan, labels, slices, box):
     """A warning where labels (x, y, z) lie where a scan of the same grid is empty, or in slices touch the box; or ""."""
-    said = ""
     share = (scan[labels > 0] == scan.min()).mean() if labels.any() else 0
-    if share > EMPTY:
-        said += (f". WARNING: {share:.0%} of the labelled voxels lie where the scan is empty. It differs too much from "
-                 "the slices that the network was trained on: do not use these labels.")
+    said = (f". WARNING: {share:.0%} of the labelled voxels lie where the scan is empty. It differs too much from the "
+            "slices that the network was trained on: do not use these labels.") if share > EMPTY else ""
     inside = box.cut(slices)
     if any(edge.any() for edge in (inside[:, 0], inside[:, -1], inside[:, :, 0], inside[:, :, -1])):
         said += (f". WARNING: tissue was found at the border of the {box.height} x {box.width} mm that the network "
                  "sees: some of the brain may lie outside.")
     return said
-
-
-def on_grid(volume, maps, affine, outside):
-    """Probabilities (n, H, W) of one label, linearly interpolated on the grid of a volume; `outside` the slices."""
-    return np.asarray(resample_from_to(nib.Nifti1Image(np.moveaxis(maps, 0, 2), affine), volume, order=1,
-                                       cval=float(outside)).dataobj, np.float32)
-
-
-def code(array):
-    """Eight hexadecimal digits that stand for an array's content."""
-    return digest(np.ascontiguousarray(array))
 
 
 def of_picture(predictor, file, folder):
@@ -162,20 +133,19 @@ def of_picture(predictor, file, folder):
     """
     channels, frame, task = predictor.channels, predictor.frame, predictor.task
     picture = read_picture(file, "L" if channels == 1 else "RGB")
-    height, width = picture.shape[:2]
-    scale = max(height / frame[0], width / frame[1])
-    full = np.array([round(n * scale) for n in frame]) if channels == 1 else np.array([height, width])
-    top, left = (full - [height, width]) // 2
+    size = height, width = picture.shape[:2]
+    full = [round(n * max(height / frame[0], width / frame[1])) for n in frame] if channels == 1 else size
+    top, left = np.subtract(full, size) // 2
     padded = np.pad(picture, [(top, full[0] - height - top), (left, full[1] - width - left)]
                     + [(0, 0)] * (picture.ndim - 2))
     image = resized(padded, frame, Image.Resampling.NEAREST).reshape(1, *frame, channels)
     maps = predictor.probabilities(image)
     large = [resized(maps[0, ..., k], padded.shape[:2]) for k in range(len(task.labels))]
     labels = np.argmax(large, axis=0)[top:top + height, left:left + width]
-    written = folder / f"{file.stem}-{code(picture)}_labels.png"
-    Image.fromarray(np.array([label.grey for label in task.labels], np.uint8)[labels]).save(written)
-    pixels = np.bincount(labels.ravel(), minlength=len(task.labels))
-    table = pd.DataFrame({"in the mask": [label.grey for label in task.labels], "pixels": pixels,
+    written, greys = folder / f"{file.stem}-{digest(picture)}_labels.png", [label.grey for label in task.labels]
+    Image.fromarray(np.array(greys, np.uint8)[labels]).save(written)
+    pixels = np.bincount(labels.ravel(), minlength=len(greys))
+    table = pd.DataFrame({"in the mask": greys, "pixels": pixels,
                           "% of the picture": (100 * pixels / labels.size).round(2)}, task.names)
     return ScanLabels(to_split(file, image, maps, task), written, table)
 
@@ -198,8 +168,6 @@ def read_picture(file, mode):
 
 def resized(picture, shape, way=Image.Resampling.BILINEAR):
     """A picture or map (H, W) or (H, W, C), interpolated to `shape`."""
-    if picture.shape[:2] == tuple(shape):
-        return picture
     return np.asarray(Image.fromarray(picture).resize((shape[1], shape[0]), way))
 
 

@@ -215,19 +215,14 @@ def curves(run, network=None):
 
 
 class live:
-    """Told of every epoch, it draws `curves` in one place of the notebook, with a validation slice that gets better."""
+    """Takes a place in the notebook; told of every epoch, it draws `curves` there, with a slice that gets better."""
 
     def __init__(self):
-        self.handle = None
+        self.place = display(Markdown(""), display_id=True)
 
     def __call__(self, run, network):
-        if network is None and self.handle:
-            return  # the end: drawn already
-        picture = curves(run, network if network is not None else run.network())
-        if self.handle:
-            self.handle.update(picture)
-        else:
-            self.handle = display(picture, display_id=True)
+        if self.place:  # none outside a notebook
+            self.place.update(curves(run, network or run.network()))
 
 
 def boxes(scores, task):
@@ -249,8 +244,8 @@ def boxes(scores, task):
 
 def comparison(split, labels, scores):
     """The middle slice of the best, the median and the worst subject: image, truth, prediction, error."""
-    titles = {}
-    for what, subject in (("best", scores.best), ("median", scores.median), ("worst", scores.worst)):
+    titles, ranking = {}, scores.ranking
+    for what, subject in (("best", ranking[-1]), ("median", ranking[len(ranking) // 2]), ("worst", ranking[0])):
         own, dice = np.flatnonzero(split.subjects == subject), scores.per_subject.loc[subject].iloc[1:].mean()
         titles[own[len(own) // 2]] = f"{what}: {subject}\nmean Dice {dice:.3f}"
     return compared(split, labels, titles, "best, median and worst subject")

@@ -104,6 +104,6 @@ def test_volumes_of_different_shape(disc, tmp_path):
 
 def test_disc_slices_lie_like_the_real_pair(made, real_data):
     files = oasis.Files(real_data / "oasis_sample")
-    real = oasis.read_split(files, "train", oasis.find_slices(files), task=None)
+    real = oasis.read_split(files, "train", oasis.find_slices(files, "train"), task=None)
     ours, theirs = (np.argwhere(split.labels[0] > 0) for split in (made.train, real))
     assert np.abs(ours.min(0) - theirs.min(0)).max() <= 3 and np.abs(ours.max(0) - theirs.max(0)).max() <= 3

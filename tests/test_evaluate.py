@@ -46,7 +46,7 @@ def test_averages_by_hand(scored):
     assert table.loc["CSF", "image mean"] == pytest.approx((1 + 2 / 3) / 2)
     assert table.loc["background", "subject SD"] == pytest.approx(np.std([2 / 3, 0], ddof=1))
     assert table.loc["CSF", "image worst"] == pytest.approx(2 / 3)
-    assert (scored.worst, scored.best) == ("b", "a")
+    assert scored.ranking == ["b", "a"]
 
 
 def test_verdict_grades_what_occurs(scored):

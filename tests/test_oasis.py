@@ -151,23 +151,20 @@ def test_same_slice_twice(course):
 
 
 def reference_of(course):
-    files = oasis.Files(course)
-    found = {}
-    for folder, slices in oasis.find_slices(files).items():
-        for case, number in sorted(slices):
-            found.setdefault(folder, {}).setdefault(f"{case:03d}", []).append(number)
-    digests = {}
-    for folder, cases in found.items():
-        kind = "seg" if "_seg_" in folder else "case"
-        digests[folder] = {case: hashlib.sha256("".join(
-            hashlib.sha256((course / folder / f"{kind}_{case}_slice_{n}.nii.png").read_bytes()).hexdigest()
-            for n in numbers).encode()).hexdigest()[:8] for case, numbers in cases.items()}
-    return digests
+    files, found = oasis.Files(course), {}
+    for split, word in oasis.FOLDERS.items():
+        for case, number in oasis.find_slices(files, split):
+            for start, kind in (("", "case"), ("seg_", "seg")):
+                file = course / f"keras_png_slices_{start}{word}" / f"{kind}_{case}_slice_{number}.nii.png"
+                found.setdefault(file.parent.name, {}).setdefault(case, []).append(file)
+    return {folder: {case: hashlib.sha256("".join(
+        hashlib.sha256(file.read_bytes()).hexdigest() for file in own).encode()).hexdigest()[:8]
+        for case, own in cases.items()} for folder, cases in found.items()}
 
 
 def compare(course):
     files = oasis.Files(course)
-    return oasis.compare_with_reference(files, oasis.find_slices(files))
+    return oasis.compare_with_reference(files, {split: oasis.find_slices(files, split) for split in oasis.FOLDERS})
 
 
 def test_is_this_the_real_thing(course, tmp_path, monkeypatch):
@@ -194,7 +191,8 @@ def test_is_this_the_real_thing(course, tmp_path, monkeypatch):
     _, finding = compare(course)
     assert "cases that the reference copy does not have 999;" in finding
     shutil.rmtree(course / "more")
-    file.unlink()
+    for file in course.glob("*_test/*_441_slice_2.nii.png"):
+        file.unlink()
     genuine, finding = compare(course)
     assert not genuine and finding == "not the course's slices: incomplete cases, which cannot be compared 441"
 
@@ -248,7 +246,7 @@ def test_the_box_of_a_set_that_lies_as_oasis_does_is_oasis(tmp_path, drawn, box)
 
 def test_real_pair(real_data):
     files = oasis.Files(real_data / "oasis_sample")
-    split = oasis.read_split(files, "train", oasis.find_slices(files), task=None)
+    split = oasis.read_split(files, "train", oasis.find_slices(files, "train"), task=None)
     assert split.images.shape == (1, 256, 256, 1) and split.subjects.tolist() == ["case_001"]
     greys = [split.images[..., 0][split.labels == label].mean() for label in range(4)]
     assert np.allclose(greys, [15.6, 35.2, 77.3, 115.1], atol=0.05)  # read independently with Pillow

@@ -86,9 +86,9 @@ def test_load_reads_its_cache(monkeypatch):
 
 
 def test_full_size():
-    assert {name: len(numbers) for name, numbers in practice.numbered_subjects().items()} == {
+    assert {name: len(numbers) for name, numbers in practice.SUBJECTS.items()} == {
         "train": 40, "validation": 6, "test": 8}
-    numbers = [number for split in practice.numbered_subjects().values() for number in split]
+    numbers = [number for split in practice.SUBJECTS.values() for number in split]
     assert numbers == list(range(54)) and practice.UNSEEN not in numbers and practice.SLICES == 32
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.recipe import ENVIRONMENT, MACHINES, SETS, Recipe, RecipeError, names
+from helpers.recipe import ENVIRONMENT, MACHINES, OPTIONS, SETS, Recipe, RecipeError
 
 HERE = Path(__file__).parents[1]
 
@@ -54,14 +54,14 @@ def test_everything_wrong_is_said_at_once():
                    "seed=1 seed=2 people=none slices=-5 largest=yes 7 learning_rate=nan start=varid", data="x.zip") == [
         "There is no option 'epoch'. Did you mean 'epochs'?",
         "seed is given twice.",
-        f"'7' is not like name=value. The options are: {', '.join(names())}.",
+        "'7' is not like name=value.",
         "practice has no option largest.",
         "practice makes its own brains and takes no DATA, which is 'x.zip'. For the course's slices, DATASET is oasis.",
         "start is 'varid'; it must be practice, varied, the folder of a finished run, or random.",
         "network is 'u-net'; it must be improved_unet or unet.",
         "filters is 0; it must be a whole number from 1 to 256.",
         "dropout is 'high'; it must be a number from 0 to 0.95.",
-        "size is 100; it must be a multiple of 16.",
+        "size is 100; it must be a whole number from 32 to 4096, a multiple of 16, or whole.",
         "slices is -5; it must be a whole number, 1 or more, or all.",
         "batch is '2.5'; it must be a whole number from 1 to 4096.",
         "learning_rate is nan; it must be a number from 1e-07 to 1.",
@@ -75,7 +75,7 @@ def test_everything_wrong_is_said_at_once():
     ("lgg", "", "", "lgg needs DATA: Kaggle's zip or folder kaggle_3m "
                     "(kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation)."),
     ("nuclei", "people=3", "x", "nuclei has no option people."),
-    ("practice", "seed='1", "", "The options \"seed='1\" have a quotation mark without its other."),
+    ("practice", "seed='1", "", "seed is \"'1\"; it must be a whole number from 0 to 2147483648."),
     ("practice", "epochs=none", "", "epochs is 'none'; it must be a whole number from 1 to 100000."),
     ("volumes", "start=oasis", "x",
      "start is 'oasis'; it must be practice, varied, the folder of a finished run, or random.")])
@@ -91,7 +91,7 @@ def test_no_data_is_no_data_however_it_is_written():
 def test_what_the_environment_says_is_checked_too(monkeypatch):
     monkeypatch.setenv(ENVIRONMENT, "slices=0 wide=3")
     assert [sentence.partition(";")[0] for sentence in refused("practice", "epochs=0")] == [
-        f"There is no option 'wide'. The options are: {', '.join(names())}.", "slices is 0", "epochs is 0"]
+        f"There is no option 'wide'. The options are: {', '.join(OPTIONS)}.", "slices is 0", "epochs is 0"]
 
 
 def test_the_gpu_is_asked_for_once_all_is_right():
@@ -132,7 +132,7 @@ def test_change():
 
 def test_the_plain_network_beside_it():
     recipe = Recipe.choose("volumes", "networks=3 filters=8 epochs=2", data="x").change(dropout=0.3)
-    changed = {name: (getattr(recipe, name), getattr(recipe.plain(), name)) for name in names()
+    changed = {name: (getattr(recipe, name), getattr(recipe.plain(), name)) for name in OPTIONS
                if getattr(recipe, name) != getattr(recipe.plain(), name)}
     assert changed == {"network": ("improved_unet", "unet"), "dropout": (0.3, 0), "learning_rate": (3e-3, 1e-3),
                        "start": ("varied", None), "networks": (3, 1)}
@@ -146,7 +146,7 @@ def test_the_run_it_starts_from_has_its_network():
 
 
 def test_what_decides_the_weights_is_no_matter_of_prediction():
-    assert set(names()) - set(Recipe("practice").training) == {
+    assert set(OPTIONS) - set(Recipe("practice").training) == {
         "people", "slices", "validation_slices", "test_slices", "mirrors", "largest", "networks"}
 
 
@@ -171,7 +171,7 @@ def test_both_tables_list_every_option():
     recipe = Recipe.choose("practice", "start=" + str(HERE))
     text, page = repr(recipe).splitlines(), recipe._repr_html_()
     assert text[0] == "Recipe for practice on a processor" and text[0] in page
-    assert [line.split()[0] for line in text[1:]] == names() and page.count("<tr>") == 1 + len(names())
+    assert [line.split()[0] for line in text[1:]] == list(OPTIONS) and page.count("<tr>") == 1 + len(OPTIONS)
     for line, row in zip(text[1:], recipe.rows()):
         assert line.split() == " ".join(row).split()
         assert "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) in page

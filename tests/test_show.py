@@ -127,18 +127,18 @@ def test_curves_draw_the_history_and_what_is_wrong_now(run, split):
     assert len(show.curves(run).figure.axes) == 2
 
 
-def test_live_draws_each_epoch_in_one_place_and_a_finished_run_once(run, monkeypatch):
-    run.network, seen, made = lambda: background, [], []
-    handle = types.SimpleNamespace(update=seen.append)
-    monkeypatch.setattr(show, "display", lambda picture, display_id: made.append(picture) or handle)
+def test_live_draws_each_epoch_and_the_kept_network_in_one_place(run, monkeypatch):
+    run.network, seen, places = lambda: background, [], []
+    place = types.SimpleNamespace(update=seen.append)
+    monkeypatch.setattr(show, "display", lambda nothing, display_id: places.append(nothing.data) or place)
     live, history = show.live(), run.history
     for epochs in (1, 2):
         run.history = history[:epochs]
         live(run, background)
     live(run, None)  # the end
-    assert [len(picture.figure.axes[0].lines[0].get_xdata()) for picture in made + seen] == [1, 2]
-    show.live()(run, None)  # it was trained before
-    assert len(made) == 2 and "over 2 epochs; the wrong pixels" in made[1].alt
+    assert places == [""]
+    assert [len(picture.figure.axes[0].lines[0].get_xdata()) for picture in seen] == [1, 2, 2]
+    assert "over 2 epochs; the wrong pixels" in seen[2].alt
 
 
 def test_boxes_show_every_subject(split, guesses):

@@ -24,11 +24,10 @@ def load(recipe):
     Slices stay in their own frame. Raises DataError, naming the file, on anything that is not as it should be.
     """
     path = Path(recipe.data).expanduser() if recipe.data else None
-    if path is not None and not path.exists():
+    if path and not path.exists():
         raise DataError(f"Nothing is at {path} (looked from {Path.cwd().name}/). Check DATA; "
                         "in Colab, is Drive mounted?")
-    key = (recipe.dataset, state_of(path), recipe.people, recipe.slices, recipe.validation_slices, recipe.test_slices,
-           recipe.seed)
+    key = recipe.dataset, recipe.seed, state_of(path), *map(recipe.taken, ("train", "validation", "test"))
     module = importlib.import_module(f"helpers.datasets.{recipe.dataset}")
     return replace(cached(key, lambda: thinned(module.load(recipe), recipe)), size=recipe.size)
 
@@ -43,11 +42,8 @@ def state_of(path):
     """What changes when the files at a path do: name, size, time of each; and when the code that reads them does."""
     helpers = Path(__file__).parent.parent
     code = [file.read_bytes() for file in sorted(helpers.glob("datasets/*.[pj]*")) + [helpers / "data.py"]]
-    files = [] if path is None else [path.resolve()]
-    if path is not None and path.is_dir():
-        files = sorted(os.path.join(folder, name) for folder, _, inside in os.walk(files[0]) for name in inside)
-    stats = [(str(file), stat.st_size, stat.st_mtime_ns)
-             for file, stat in ((file, os.stat(file)) for file in files if os.path.isfile(file))]
+    files = sorted(file for file in [path, *path.rglob("*")] if file.is_file()) if path else []
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(stats).encode() + b"".join(code)).hexdigest()
 
 
@@ -58,14 +54,12 @@ def cached(key, make):
     """
     folder = Path(os.environ.get("OASIS_RUNS", CACHE.parent)) / CACHE.name
     file = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
-    try:
+    with suppress(Exception):  # not there, or damaged: zip and numpy raise nearly anything on a changed byte
         with np.load(file) as arrays:
             dataset = from_arrays(arrays)
         with suppress(OSError):  # read-only
             file.touch()
         return dataset
-    except Exception:  # not there, or damaged: zip and numpy raise nearly anything on a changed byte
-        pass
     dataset = make()
     with suppress(OSError):  # a full or read-only disk: the next load is slow again, nothing else is lost
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Reading files from a folder or straight from a zip, with errors that name the file."""
 
-import hashlib
 import io
 import os
+import re
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -28,62 +28,115 @@ class Files:
     """
 
     def __init__(self, path):
-        self.path, self.digests = Path(path), {}
+        self.path, self.zip = Path(path).expanduser(), None
         if self.path.is_dir():
-            self.zip = None
-            names = [f"{folder}/{name}"[len(str(self.path)) + 1:].replace(os.sep, "/")
-                     for folder, _, inside in os.walk(self.path) for name in inside]
+            found = [Path(folder, name) for folder, _, inside in os.walk(self.path) for name in inside]
+            self.members = {file.relative_to(self.path).as_posix(): file for file in found}
         else:
             try:
                 self.zip = zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, OSError) as error:
-                raise DataError(f"{self.path.name} is not a folder and not a whole zip file ({error}). Was the "
-                                "download cut short? Download it again, or give the unpacked folder.") from error
+                raise DataError(f"{self.path.name} is not a folder and not a whole zip file ({error}). Download it "
+                                "again, or give the unpacked folder.") from error
             members = {info.filename.replace("\\", "/"): info for info in self.zip.infolist()}
             check_archive(self.path, {name: info.file_size for name, info in members.items()})
             self.members = {str(PurePosixPath(name)): info for name, info in members.items() if name[-1:] != "/"}
-            names = self.members
-        self.names = sorted(n for n in names if not is_litter(n))
+        self.names = sorted(name for name in self.members
+                            if not any(part.startswith((".", "__MACOSX")) for part in name.split("/")))
 
     def read(self, name):
         """Bytes of one file."""
         try:
-            content = self.zip.read(self.members[name]) if self.zip else (self.path / name).read_bytes()
+            return self.zip.read(self.members[name]) if self.zip else self.members[name].read_bytes()
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise UnreadableError(f"{name} in {self.path.name} cannot be read ({error}). "
-                                  "Copy or download it again.") from error
-        self.digests[name] = hashlib.sha256(content).hexdigest()
-        return content
-
-    def digest(self, name):
-        """SHA-256 of one file, which is read only if it has not been yet."""
-        if name not in self.digests:
-            self.read(name)
-        return self.digests[name]
-
-    def folders(self):
-        """The files that lie directly in each folder, {folder's path: files' paths}."""
-        inside = {}
-        for name in self.names:
-            inside.setdefault(name.rpartition("/")[0], []).append(name)
-        return inside
+            raise UnreadableError(f"{name} in {self.path.name} cannot be read ({error}). Copy it again.") from error
 
 
 def check_archive(path, sizes):
     """Refuse an archive, {name: bytes}, whose names climb out of it or that would unpack to an absurd size."""
     climbing = [name for name in sizes if ".." in PurePosixPath(name).parts or name.startswith("/")]
     if climbing:
-        raise DataError(f"{path.name} holds {climbing[0]}, a name that leads out of the archive. No data set here has "
-                        "such names: do not use this file, get it from its source.")
+        raise DataError(f"{path.name} holds {climbing[0]}, which leads out of the archive. Get it from its source.")
     if sum(sizes.values()) > LARGEST or max(sizes.values(), default=0) > LARGEST_FILE:
         raise DataError(f"{path.name} would unpack to {sum(sizes.values()) / 1024**3:.0f} GB, far more than any data "
                         "set here. Get it from its source.")
 
 
-def is_litter(name):
-    """True for what macOS and Windows leave in archives: __MACOSX, ._ files, .DS_Store and the like."""
-    parts = name.split("/")
-    return any(p == "__MACOSX" or p.startswith(".") for p in parts) or parts[-1] in ("Thumbs.db", "desktop.ini")
+def find(names, pattern):
+    """{(subject, number): (image files, mask files)}, sorted, of the file names that a pattern matches whole.
+
+    The pattern has the groups `subject`, `mask`, which is there in masks only, and perhaps `number`, else 0.
+    """
+    found = {}
+    for name in names:
+        match = re.fullmatch(pattern, name, re.IGNORECASE)
+        if match:
+            groups = {"number": 0} | match.groupdict()
+            images, masks = found.setdefault((groups["subject"], int(groups["number"])), ([], []))
+            (masks if groups["mask"] else images).append(name)
+    return dict(sorted(found.items()))
+
+
+def find_pairs(names, pattern, where, example):
+    """{(subject, number): (image file, mask file)}, sorted, as `find` finds them.
+
+    DataError, naming files and `where` they are, if one is alone or there twice, or none is like the `example`.
+    """
+    found = find(names, pattern)
+    if not found:
+        raise DataError(f"No file in {where} is named like {example}.")
+    twice = [files for pair in found.values() for files in pair if len(files) > 1]
+    if twice:
+        raise DataError(f"{where} holds {PurePosixPath(twice[0][0]).name} twice: {' and '.join(twice[0])} in {where} "
+                        "are the same scan by name. Remove one.")
+    for there, missing in ((0, "mask"), (1, "image")):
+        alone = [pair[there][0] for pair in found.values() if not pair[1 - there]]
+        if alone:
+            raise DataError(f"{len(alone)} files of {where} have no {missing}: {', '.join(alone[:5])} "
+                            f"{'is' if len(alone) == 1 else 'are'} part of a pair. Add what is missing or remove it.")
+    return {key: (image, mask) for key, ([image], [mask]) in found.items()}
+
+
+def read_pairs(files, pairs, labels, modes=("L",)):
+    """Read {(subject, number): (image file, mask file)}, masks with the greys of `labels`, images of one of `modes`.
+
+    Returns images uint8 (N, H, W, C), labels uint8 (N, H, W), subjects (N,), numbers (N,), and a list of the
+    UnreadableErrors of the pairs that are left out. DataError, naming files, on other sizes and greys.
+    """
+    label_of = np.full(256, 255, np.uint8)
+    label_of[[label.grey for label in labels]] = range(len(labels))
+
+    def read(image, mask):
+        """One slice and its labels, or the error that tells which of the two is damaged."""
+        try:
+            picture = read_picture(files, image, modes)
+            drawn = read_mask(files, mask, image, picture)
+        except UnreadableError as error:
+            return error
+        found = label_of.take(drawn)  # three times as fast as label_of[drawn]
+        if found.max() == 255:
+            raise DataError(f"{mask} has the greys {np.unique(drawn[found == 255])[:8].tolist()}; "
+                            f"a mask has only {[label.grey for label in labels]}. Was it resized, or saved as JPEG?")
+        return picture, found
+
+    slices = dict(zip(pairs, in_parallel(read, *zip(*pairs.values()))))
+    damaged = [found for found in slices.values() if isinstance(found, UnreadableError)]
+    whole = {key: found for key, found in slices.items() if not isinstance(found, UnreadableError)}
+    sizes = {picture.shape: pairs[key][0] for key, (picture, _) in whole.items()}
+    if len(sizes) != 1:
+        raise DataError(f"Slices of {files.path.name} must be readable and of one size; found {sizes or damaged}.")
+    pictures, found = map(np.stack, zip(*whole.values()))
+    subjects, numbers = map(np.array, zip(*whole))
+    return pictures.reshape(*found.shape, -1), found, subjects, numbers, damaged
+
+
+def read_mask(files, name, image, picture):
+    """A mask's greys, uint8 (H, W), as large as the picture, whose file is `image`."""
+    drawn = read_picture(files, name)
+    if drawn.shape != picture.shape[:2]:
+        ours, masks = ("x".join(map(str, array.shape[:2])) for array in (picture, drawn))
+        raise DataError(f"{image} is {ours} pixels, its mask {name} is {masks}. They must be equal.")
+    return drawn
 
 
 def read_picture(files, name, modes=("L",)):
@@ -91,31 +144,18 @@ def read_picture(files, name, modes=("L",)):
     try:
         with Image.open(io.BytesIO(files.read(name))) as image:
             if image.mode not in modes:
-                raise DataError(f"{name} in {files.path.name} is a picture of mode {image.mode}; expected "
-                                f"{' or '.join(modes)}. Save it as 8-bit {'grey' if modes == ('L',) else 'colour'}.")
+                raise DataError(f"{name} in {files.path.name} is a picture of mode {image.mode}. Save it with 8 bits, "
+                                f"as {' or '.join(modes)}.")
             return np.array(image if modes == ("L",) else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"{name} in {files.path.name} is not a readable picture ({error}). "
-                              "Copy or download it again.") from error
+        raise UnreadableError(f"{name} in {files.path.name} is not a readable picture ({error}). Copy it "
+                              "again.") from error
 
 
-def check_paired(images, masks, where):
-    """Raise DataError, naming files, unless the same keys have an image and a mask, and there are any."""
-    for here, there, what in ((images, masks, "mask"), (masks, images, "image")):
-        alone = sorted(here.keys() - there.keys())
-        if alone:
-            shown = ", ".join([*(here[key] for key in alone[:5]), *(["..."] if len(alone) > 5 else [])])
-            raise DataError(f"{len(alone)} files of {where} have no {what}: {shown}. "
-                            "Add what is missing or remove these.")
-
-
-def in_parallel(function, things):
-    """Results of `function` over `things`, in order, on all cores, a run of things at a time: a slice is soon read."""
-    things = list(things)
-    step = -(-len(things) // (4 * os.cpu_count())) or 1
+def in_parallel(function, *things):
+    """Results of `function` over one or several sequences, in order, on all cores."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = pool.map(lambda at: [function(thing) for thing in things[at:at + step]], range(0, len(things), step))
-        return [result for part in parts for result in part]
+        return list(pool.map(function, *things))
 
 
 def replace_whole(path, write):

@@ -7,24 +7,23 @@ They take the way of real slices: made at 1 mm in the atlas's 176x208 pixels, th
 to 256x256.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
 import nibabel as nib
 import numpy as np
-from nilearn import datasets as nilearn_data
+from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from helpers.data import FRAME, OASIS_BOX, TISSUES, Dataset, Split, Task, thin
+from helpers.datasets.files import in_parallel
 
-SUBJECTS = {"train": 40, "validation": 6, "test": 8}
-UNSEEN = sum(SUBJECTS.values())  # number of a subject in none of them
+SUBJECTS = {"train": range(40), "validation": range(40, 46), "test": range(46, 54)}  # by number
+UNSEEN = 54  # a subject in none of them
 SLICES = 32  # per subject, 1 mm apart, from the thalamus upwards
 CENTRE = np.array([98.0, 117.0, 87.0])  # of the brain at the middle slice, in MNI152 voxels (x, y, z)
 SCALE = 0.95  # the OASIS atlas is smaller than MNI152: brain 171 x 137 mm on the real slice
-ORIGIN = "made from the MNI152 maps that nilearn carries"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Spread:
     blur: tuple[float, float] = (0.4, 0.8)  # mm
     noise: tuple[float, float] = (1.5, 3.5)  # grey values
     bias: float = 0.06  # of the grey value
-    spacing: tuple[float, float] = (1, 1)  # mm between slices
+    spacing: tuple[float, float] = ()  # mm between slices; 1 where not given
     stripped: float = 0  # share of subjects without skull and scalp
 
 
@@ -48,8 +47,8 @@ VARIED = Spread(4, 0.06, 5, 12, (0.4, 1.6), (1.5, 8), 0.18, (1, 3.5), 0.5)
 
 def load(recipe, spread=COURSE, title="practice brains (synthetic)"):
     """Make 40 / 6 / 8 subjects of 32 slices; only the slices that the recipe takes are made."""
-    splits, task = [], Task(title, TISSUES, ORIGIN)
-    for split, subjects in numbered_subjects().items():
+    splits, task = [], Task(title, TISSUES, "made from the MNI152 maps that nilearn carries")
+    for split, subjects in SUBJECTS.items():
         numbers = np.repeat(subjects, SLICES)
         chosen = thin(numbers, *recipe.taken(split))
         positions = chosen % SLICES
@@ -59,17 +58,10 @@ def load(recipe, spread=COURSE, title="practice brains (synthetic)"):
     return Dataset(*splits, OASIS_BOX)
 
 
-def numbered_subjects():
-    """Subject numbers of each split: consecutive, never shared."""
-    ends = np.cumsum(list(SUBJECTS.values()))
-    return {name: range(end - SUBJECTS[name], end) for name, end in zip(SUBJECTS, ends)}
-
-
 def make_slices(subjects, positions, seed=0, spread=COURSE):
     """Images (N, 256, 256, 1) and labels (N, 256, 256) of slices, given by subject number and position, in order."""
     atlas()  # made once, before the threads ask for it
-    with ThreadPoolExecutor() as pool:
-        made = list(pool.map(lambda s: make_subject(s, positions[subjects == s], seed, spread), np.unique(subjects)))
+    made = in_parallel(lambda s: make_subject(s, positions[subjects == s], seed, spread), np.unique(subjects))
     images, labels = (OASIS_BOX.paste(np.concatenate(arrays), (FRAME, FRAME)) for arrays in zip(*made))
     return images[..., None], labels
 
@@ -109,9 +101,8 @@ def write_scan(file, number=UNSEEN, seed=0, axes="PSR", spread=COURSE):
 @lru_cache(1)
 def atlas():
     """MNI152 shares of grey and white matter (2, x, y, z), and the distance from the brain's surface in mm."""
-    grey, white, mask = (load_map(resolution=1).get_fdata(dtype=np.float32) for load_map in (
-        nilearn_data.load_mni152_gm_template, nilearn_data.load_mni152_wm_template,
-        nilearn_data.load_mni152_brain_mask))
+    maps = load_mni152_gm_template(1), load_mni152_wm_template(1), load_mni152_brain_mask(1)
+    grey, white, mask = (image.get_fdata(dtype=np.float32) for image in maps)
     brain = ndimage.binary_closing(mask > 0.5, iterations=8)  # the space between the folds belongs to it
     distance = ndimage.distance_transform_edt(~brain) - ndimage.distance_transform_edt(brain)
     return np.stack([grey, white]), ndimage.gaussian_filter(distance.astype(np.float32), 3)
@@ -122,9 +113,9 @@ def where_slices_lie(slices, rng, spread):
 
     Rows run left to right, columns back to front.
     """
-    box = OASIS_BOX
-    row, column = np.mgrid[box.top:box.top + box.height, box.left:box.left + box.width] + 0.5 - FRAME / 2
-    height = (np.asarray(slices)[:, None, None] - SLICES / 2) * between(*spread.spacing, rng)
+    row, column = OASIS_BOX.cut(np.indices((FRAME, FRAME))) + 0.5 - FRAME / 2
+    spacing = rng.uniform(*spread.spacing) if spread.spacing else 1
+    height = (np.asarray(slices)[:, None, None] - SLICES / 2) * spacing
     points = np.stack(np.broadcast_arrays(row, column, height)).astype(np.float32)  # mm in the scanner
     turn = Rotation.from_euler("xyz", rng.normal(0, spread.turn, 3), degrees=True).as_matrix()
     stretch = np.diag(rng.normal(1, spread.stretch, 3) / SCALE)
@@ -172,11 +163,6 @@ def paint(shares, away, points, rng, spread, slices):
     noise = np.stack([own[k].normal(0, sd, (2, *image.shape[1:])) for k in slices], 1).astype(np.float32)
     scanned = depth < 26  # beyond, the release has cut the air to zero
     return np.hypot(image + noise[0], noise[1]) * scanned  # Rician noise, as in magnitude images
-
-
-def between(low, high, rng):
-    """A value drawn from a range; where the range is a point, nothing is drawn."""
-    return rng.uniform(low, high) if high > low else low
 
 
 def shell_profile(rng):

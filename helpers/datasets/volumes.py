@@ -1,21 +1,20 @@
 """MR volumes of one's own, T1 with tissue labels, laid out as slices the way the course does."""
 
-import gzip
-import re
+import zlib
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.processing import resample_from_to, resample_to_output
 
-from helpers.data import FRAME, TISSUES, Box, DataError, Task, split_dataset
-from helpers.datasets.files import in_parallel
+from helpers.data import FRAME, TISSUES, Box, DataError, Split, Task, split_dataset
+from helpers.datasets.files import Files, find_pairs, in_parallel
 
 SPACING = 2.0  # mm between slices
 FEWEST = 100  # labelled voxels
 LARGEST, LARGEST_MM = 1024, 512  # voxels, mm along an axis
 HEAD = 25  # grey values above this are taken for head, those below for air
-NAME = re.compile(r"(.+?)(_seg)?\.(nii\.gz|nii|hdr|img)", re.IGNORECASE)
+NAME = r"(?P<subject>.+?)(?P<mask>_seg)?\.(?:nii\.gz|nii|hdr)"
 
 
 def load(recipe):
@@ -27,66 +26,51 @@ def load(recipe):
     path = Path(recipe.data).expanduser()
     if not path.is_dir():
         raise DataError(f"Volumes are read from a folder with NAME.nii.gz and NAME_seg.nii.gz in it; {path} is none.")
-    pairs = find_pairs(path)
-    made = in_parallel(lambda item: to_slices(*read_pair(*item)), pairs.values())
+    names = [name for name in Files(path).names if "/" not in name]
+    stems = {name[:-4] for name in names if name.lower().endswith(".hdr")}
+    for name in names:
+        if name.lower().endswith(".img") and name[:-4] not in stems:
+            raise DataError(f"{name} needs its header beside it, {name[:-4]}.hdr. Copy it there, or remove {name}.")
+    pairs = find_pairs(names, NAME, path.name, "NAME.nii.gz with NAME_seg.nii.gz beside it")
     task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {path.name}/, brought to axial slices of "
                 f"1 mm pixels, {SPACING:g} mm apart, split by subject")
-    return split_dataset(dict(zip(pairs, made)), task, recipe.seed, shares=(0.1, 0.2))
+    return from_scans(path, pairs, task, recipe.seed)
 
 
-def find_pairs(folder):
-    """{name: (volume file, label file)} of a folder; DataError where one lacks the other, or is there twice."""
-    found = {"": {}, "_seg": {}}
-    for file in sorted(folder.iterdir()):
-        match = NAME.fullmatch(file.name)
-        if not match or file.name.startswith("."):
-            continue
-        if match[3].lower() == "img":  # read with its header
-            if not any(file.with_suffix(ending).exists() for ending in (".hdr", ".HDR")):
-                raise DataError(f"{file.name} needs its header beside it, {file.stem}.hdr. Copy it there, or remove "
-                                f"{file.name}.")
-            continue
-        other = found[(match[2] or "").lower()].setdefault(match[1], file)
-        if other != file:
-            raise DataError(f"{other.name} and {file.name} in {folder.name} are the same scan by name: remove one.")
-    alone = [found[kind][name].name for kind, other in (("", "_seg"), ("_seg", ""))
-             for name in found[kind].keys() - found[other].keys()]
-    if alone or not found[""]:
-        raise DataError(f"In {folder.name}, {', '.join(sorted(alone)[:5]) or 'no file'} is part of a pair NAME.nii.gz, "
-                        "NAME_seg.nii.gz. Add what is missing or remove what stands alone.")
-    return {name: (file, found["_seg"][name]) for name, file in found[""].items()}
+def from_scans(path, scans, task, seed, shares=(0.1, 0.2), **layout):
+    """Dataset from {(subject, number): (volume file, label file)} below `path`, laid out by `to_slices`."""
+    made = in_parallel(lambda pair: to_slices(*read_pair(*(path / name for name in pair)), **layout), scans.values())
+    images, labels = map(np.concatenate, zip(*made))
+    subjects = np.repeat([subject for subject, _ in scans], [len(own) for own, _ in made])
+    return split_dataset(Split("all", images[..., None], labels, subjects, task), seed, shares)
 
 
 def read_pair(volume, labels):
     """Volume and label volume as nibabel images with the same grid and three axes."""
-    images = [read_volume(file) for file in (volume, labels)]
+    images = read_volume(volume), read_volume(labels)
     check_pair(*images, volume.name, labels.name)
     return images
 
 
 def read_volume(file):
-    """One volume as a nibabel image in memory, trailing axes of length 1 removed."""
+    """One volume as a nibabel image in memory, trailing axes of length 1 removed; DataError on what is no head."""
     try:
-        return squeezed(nib.load(file), file.name)
+        image = nib.load(file)
+        millimetres = nib.affines.voxel_sizes(image.affine)[:image.ndim] * image.shape[:3]
+        if (not np.isfinite(image.affine).all() or max(image.shape) > LARGEST
+                or not np.all((millimetres > 10) & (millimetres < LARGEST_MM))):
+            raise DataError(f"{file.name} is {' x '.join(f'{mm:g}' for mm in millimetres)} mm large, {image.shape} "
+                            "voxels, which is no head. Is its header damaged?")
+        if image.ndim < 3 or max(image.shape[3:], default=1) > 1 or image.get_data_dtype().kind not in "iuf":
+            raise DataError(f"{file.name} has {image.ndim} axes {image.shape} of {image.get_data_dtype()}; expected a "
+                            "volume with three, one number a voxel.")
+        array = np.asanyarray(image.dataobj).reshape(image.shape[:3])
     except FileNotFoundError as error:
         raise DataError(f"{file.name} needs the file beside it that holds its other half (.hdr with .img): "
                         f"{Path(str(error.filename)).name} is not there.") from error
-    except (OSError, EOFError, ValueError, OverflowError, gzip.zlib.error, nib.filebasedimages.ImageFileError,
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error, nib.filebasedimages.ImageFileError,
             nib.spatialimages.HeaderDataError) as error:
         raise DataError(f"{file.name} is not a readable volume ({error}). Copy or download it again.") from error
-
-
-def squeezed(image, name):
-    """The image with its data read and three axes; DataError on sizes that no head has."""
-    millimetres = nib.affines.voxel_sizes(image.affine)[:image.ndim] * image.shape[:3]
-    if (not np.isfinite(image.affine).all() or max(image.shape) > LARGEST
-            or not np.all((millimetres > 10) & (millimetres < LARGEST_MM))):
-        size = " x ".join(f"{mm:g}" for mm in millimetres)
-        raise DataError(f"{name} is {size} mm large, {image.shape} voxels, which is no head. Is its header damaged?")
-    if image.ndim < 3 or max(image.shape[3:], default=1) > 1 or image.get_data_dtype().kind not in "iuf":
-        raise DataError(f"{name} has {image.ndim} axes {image.shape} of {image.get_data_dtype()}; expected a volume "
-                        "with three, one number a voxel.")
-    array = np.asanyarray(image.dataobj).reshape(image.shape[:3])
     return nib.Nifti1Image(np.nan_to_num(array.astype(np.float32)), image.affine)
 
 
@@ -126,9 +110,8 @@ def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING, corner=Non
     if not len(heights):
         raise DataError(f"A label volume has no tissue on slices {spacing} mm apart: it labels next to nothing.")
     first = heights[0] + round(start * (heights[-1] - heights[0]))
-    chosen = range(first, heights[-1] + 1)[:count]
     corner = corner or frame_corner(greys)
-    return tuple(framed(array, corner)[list(chosen)] for array in (greys, labels))
+    return tuple(framed(array, corner)[first:heights[-1] + 1][:count] for array in (greys, labels))
 
 
 def to_greys(volume):
