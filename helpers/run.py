@@ -131,7 +131,9 @@ class Run:
         epoch. RunError while another process trains here.
         """
         for run in (self, *self.others):
-            if not run.finished:
+            if run.finished:
+                print(f"{run.folder} is already trained.")
+            else:
                 try:
                     run.folder.mkdir(parents=True, exist_ok=True)
                     with run.locked() as renew:

@@ -145,7 +145,7 @@ def test_figure_draws_every_run_once():
                          "test a": [0.9, 0.8, 0.92, 0.7, 0.9, 0.86, 0.92, 0.88]})
     drawn = ingredients.figure(rows)
     ax = drawn.figure.axes[0]
-    assert drawn.alt.startswith("Test Dice of 3 variants")
+    assert "Test Dice of 3 variants" in drawn.alt
     assert "mean of b, a" in ax.get_xlabel()
     runs = [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "o"]
     assert runs == [pytest.approx(two) for two in ([0.68, 0.69], [0.65, 0.6], [0.7, 0.71])]

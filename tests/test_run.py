@@ -330,7 +330,7 @@ def test_results_of_other_options_lie_side_by_side(finished):
     folder = finished.folder / "results"
     thing = SimpleNamespace(files=lambda: {"a.csv": "1"})
     assert finished.keep(thing) is thing and (folder / "1-network-mirrors" / "a.csv").read_text() == "1"
-    picture = SimpleNamespace(save=lambda file: file.write_text("a picture"))
+    picture = SimpleNamespace(png=lambda: b"a picture")
     other = run_of(finished.folder.parent, networks=2, mirrors=False, largest=True)
     assert other.keep(picture, "curves") is picture and other.folder == finished.folder
     assert (folder / "2-networks-largest" / "curves.png").read_text() == "a picture"
