@@ -16,14 +16,14 @@ from benchmarks import ingredients  # noqa: E402
 
 from helpers import backend, datasets, evaluate, model, show  # noqa: E402
 from helpers.predict import Predictor  # noqa: E402
-from helpers.run import Run, fingerprint  # noqa: E402
+from helpers.run import Run  # noqa: E402
 
 
 def pictures(folder):
     """{name: Picture} of all, from the folder of a run."""
     run = Run.open(folder)
     run.dataset = brains = datasets.load(run.recipe)
-    if fingerprint(brains.train, brains.validation) != run.state["identity"]["data"]:
+    if run.identity()["data"] != run.state["identity"]["data"]:
         raise SystemExit(f"{folder} was trained on other slices than are made now: train anew.")
     labels = Predictor(run).labels(brains.test)
     scores = evaluate.score(brains.test, labels)

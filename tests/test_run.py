@@ -200,7 +200,7 @@ def test_a_frame_that_is_no_multiple_of_16_is_remembered(tmp_path):
                     for split in toy().splits))
     made = run_of(tmp_path, odd)
     made.folder.mkdir()
-    made.commit(made.untrained(), {"val_worst dice": 0.5})
+    made.commit(made.untrained(), {"val_worst dice": 0.5, "val_dice a": 0.5})
     assert Run.open(made.folder).box == odd.box == Box(-6, -1, 32, 32) and Run.open(made.folder).frame == (20, 30)
 
 
