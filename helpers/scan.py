@@ -113,7 +113,7 @@ def of_volume(predictor, file, folder):
 
 
 def warning(scan, labels, slices, box):
-    """A warning where labels (x, y, z) lie where a scan of the same grid is empty, or in slices touch the box; or ""."""
+    """A warning where labels (x, y, z) lie where a scan of that grid is empty, or in slices touch the box; or ""."""
     share = (scan[labels > 0] == scan.min()).mean() if labels.any() else 0
     said = (f". WARNING: {share:.0%} of the labelled voxels lie where the scan is empty. It differs too much from the "
             "slices that the network was trained on: do not use these labels.") if share > EMPTY else ""

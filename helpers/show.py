@@ -198,8 +198,8 @@ def curves(run, network=None):
         split = run.dataset.validation.take([len(run.dataset.validation) // 2]).seen(run.box, run.recipe.size)
         guess = keras.ops.convert_to_numpy(network(split.images)).argmax(-1)
         wrong = (guess != split.labels)[0]
-        panel(axes[0, 2], task, f"a validation slice, errors: {100 * wrong.mean():.1f} % of its pixels", split.images[0],
-              wrong=wrong, opacity=1)
+        panel(axes[0, 2], task, f"a validation slice, errors: {100 * wrong.mean():.1f} % of its pixels",
+              split.images[0], wrong=wrong, opacity=1)
     also = "" if network is None else "; the wrong pixels of a validation slice"
     return Picture(fig, f"Loss, and validation Dice of each label, over {len(history)} epochs{also}.")
 
