@@ -1,5 +1,6 @@
 """What Colab needs beyond a plain Jupyter: a missing package, Google Drive, an archive copied near once."""
 
+import filecmp
 import importlib
 import importlib.util
 import shutil
@@ -25,10 +26,9 @@ def set_up(here, *paths):
     Relative paths are meant from `here`, also after the project was fetched into another folder; an archive on Drive
     is copied to this machine. SetUpError says what could not be had.
     """
-    if in_colab():
-        wanted = [pin for name, pin in MISSING.items() if importlib.util.find_spec(name) is None]
-        if wanted:
-            install(wanted)
+    wanted = [pin for name, pin in MISSING.items() if importlib.util.find_spec(name) is None]
+    if wanted and in_colab():
+        install(wanted)
     check_packages()
     if any(path and Path(path).is_relative_to(DRIVE) for path in paths) and not (DRIVE / "MyDrive").exists():
         mount()
@@ -57,8 +57,8 @@ def check_packages(names=PACKAGES):
         except ModuleNotFoundError as error:
             raise SetUpError(f"{error}. Install what the notebook needs: pip install -r requirements.txt") from None
         except (ImportError, ValueError, AttributeError) as error:  # numpy of another version than it was built for
-            raise SetUpError(f"{name} does not fit the packages beside it ({error}). In Colab: Runtime > Disconnect and "
-                             "delete runtime, then run all. Elsewhere: make a new environment.") from None
+            raise SetUpError(f"{name} does not fit the packages beside it ({error}). In Colab: Runtime > Disconnect "
+                             "and delete runtime, then run all. Elsewhere: make a new environment.") from None
 
 
 def mount():
@@ -82,8 +82,7 @@ def local_copy(path, folder=None):
         return path
     copy = folder / path.name
     try:
-        there, here = path.stat(), copy.stat() if copy.exists() else None
-        if here is None or (here.st_size, here.st_mtime) != (there.st_size, there.st_mtime):
+        if not (copy.exists() and filecmp.cmp(path, copy)):
             folder.mkdir(parents=True, exist_ok=True)
             part = copy.with_name(f"part-{copy.name}")
             shutil.copy2(path, part)
@@ -91,6 +90,6 @@ def local_copy(path, folder=None):
     except FileNotFoundError:
         raise SetUpError(f"Nothing is at {path}. Check its name in Drive; MyDrive is written in one word.") from None
     except OSError as error:
-        raise SetUpError(f"{path.name} could not be copied from Drive ({error}). Run this again, or put the zip into "
-                         "Colab's file pane and give its path.") from None
+        raise SetUpError(f"{path.name} could not be copied from Drive ({error}). Run this again, or put it into "
+                         "Colab's file pane.") from None
     return copy

@@ -12,8 +12,6 @@ from IPython.display import display
 
 from helpers import colab, show
 
-LAYERS = ("truth", "prediction", "error", "uncertainty")
-
 
 def browser(split, labels=None, doubt=None):
     """Look through a split slice by slice: subject, slice, what to lay over it, how opaque, which labels.
@@ -21,7 +19,7 @@ def browser(split, labels=None, doubt=None):
     `labels` (N, H, W) are predictions; without them only the split's own labels can be shown. `doubt` maps images
     (n, H, W, C) to uncertainty (n, H, W), 0 to 1; it is called for the slice in view only.
     """
-    layers = ["labels"] if labels is None else LAYERS[:3] if doubt is None else LAYERS
+    layers = ["labels"] if labels is None else ["truth", "prediction", "error", *["uncertainty"] * (doubt is not None)]
     names = sorted(set(split.subjects.tolist()))
     subject = widgets.Dropdown(options=names, description="subject")
     place = widgets.IntSlider(description="slice", min=1, max=1, continuous_update=False)
@@ -64,8 +62,7 @@ class Playable:
 
     def _ipython_display_(self):
         if colab.in_colab():
-            display(self.panel)
-            return
+            return display(self.panel)
         bundle = {"text/plain": "A widget: run the notebook to use it.",
                   "image/png": base64.b64encode(self.picture.png()).decode()}
         if not os.environ.get("STATIC"):

@@ -16,9 +16,9 @@ import pandas as pd
 from nibabel.processing import resample_from_to, resample_to_output
 from PIL import Image, ImageOps
 
-from helpers.data import DataError, Shown, Split
+from helpers.data import Box, DataError, Shown, Split
 from helpers.datasets import practice
-from helpers.datasets.files import digest
+from helpers.datasets.files import digest, open_picture
 from helpers.datasets.volumes import check_greys, check_pair, frame_corner, framed, read_volume, to_greys
 from helpers.evaluate import dice
 from helpers.predict import Predictor
@@ -63,8 +63,7 @@ def segment(predictor, file, folder):
             raise DataError(f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
         with file.open("rb") as stream:
             if stream.read(132)[128:] == b"DICM":
-                raise DataError(f"{file.name} is DICOM, one slice of a scan. Bring its folder to NIfTI first, for "
-                                "instance with dcm2niix, and give that.")
+                raise DataError(f"{file.name} is DICOM, one slice. Make its folder NIfTI (dcm2niix) and give that.")
         folder.mkdir(parents=True, exist_ok=True)
         return (of_volume if VOLUME.fullmatch(file.name) else of_picture)(predictor, file, folder)
     except (OSError, RuntimeError) as error:
@@ -114,12 +113,11 @@ def of_volume(predictor, file, folder):
 
 
 def warning(scan, labels, slices, box):
-    """A warning where labels (x, y, z) lie where a scan of the same grid is empty, or in slices touch the box; or ""."""
+    """A warning where labels (x, y, z) lie where a scan of that grid is empty, or in slices touch the box; or ""."""
     share = (scan[labels > 0] == scan.min()).mean() if labels.any() else 0
     said = (f". WARNING: {share:.0%} of the labelled voxels lie where the scan is empty. It differs too much from the "
             "slices that the network was trained on: do not use these labels.") if share > EMPTY else ""
-    inside = box.cut(slices)
-    if any(edge.any() for edge in (inside[:, 0], inside[:, -1], inside[:, :, 0], inside[:, :, -1])):
+    if box.cut(slices)[:, [0, -1]].any() or box.cut(slices)[:, :, [0, -1]].any():
         said += (f". WARNING: tissue was found at the border of the {box.height} x {box.width} mm that the network "
                  "sees: some of the brain may lie outside.")
     return said
@@ -133,42 +131,31 @@ def of_picture(predictor, file, folder):
     """
     channels, frame, task = predictor.channels, predictor.frame, predictor.task
     picture = read_picture(file, "L" if channels == 1 else "RGB")
-    size = height, width = picture.shape[:2]
-    full = [round(n * max(height / frame[0], width / frame[1])) for n in frame] if channels == 1 else size
-    top, left = np.subtract(full, size) // 2
-    padded = np.pad(picture, [(top, full[0] - height - top), (left, full[1] - width - left)]
-                    + [(0, 0)] * (picture.ndim - 2))
-    image = resized(padded, frame, Image.Resampling.NEAREST).reshape(1, *frame, channels)
-    maps = predictor.probabilities(image)
-    large = [resized(maps[0, ..., k], padded.shape[:2]) for k in range(len(task.labels))]
-    labels = np.argmax(large, axis=0)[top:top + height, left:left + width]
-    written, greys = folder / f"{file.stem}-{digest(picture)}_labels.png", [label.grey for label in task.labels]
-    Image.fromarray(np.array(greys, np.uint8)[labels]).save(written)
+    size = picture.shape[:2]
+    full = [round(n * np.divide(size, frame).max()) for n in frame] if channels == 1 else size
+    padding = Box(*-(np.subtract(full, size) // 2), *full)  # around the picture, in its middle
+    padded = Image.fromarray(padding.cut(picture[None])[0])
+    images = np.array(padded.resize(frame[::-1], Image.Resampling.NEAREST)).reshape(1, *frame, channels)
+    maps = predictor.probabilities(images)
+    large = [Image.fromarray(chances).resize(padded.size, Image.Resampling.BILINEAR)
+             for chances in np.moveaxis(maps[0], -1, 0)]
+    labels = padding.paste(np.argmax(large, axis=0)[None], size)[0]
+    written, greys = folder / f"{file.stem}-{digest(picture)}_labels.png", np.array([lb.grey for lb in task.labels])
+    Image.fromarray(greys.astype(np.uint8)[labels]).save(written)
     pixels = np.bincount(labels.ravel(), minlength=len(greys))
-    table = pd.DataFrame({"in the mask": greys, "pixels": pixels,
-                          "% of the picture": (100 * pixels / labels.size).round(2)}, task.names)
-    return ScanLabels(to_split(file, image, maps, task), written, table)
+    shares = (100 * pixels / labels.size).round(2)
+    table = pd.DataFrame({"in the mask": greys, "pixels": pixels, "% of the picture": shares}, task.names)
+    return ScanLabels(to_split(file, images, maps, task), written, table)
 
 
 def read_picture(file, mode):
     """An 8-bit picture as an array, grey (mode L) or colour (RGB), the way up that its camera marked."""
-    try:
-        with Image.open(file) as opened:
-            if opened.mode not in MODES:
-                raise DataError(f"{file.name} is a picture of mode {opened.mode}; save it as 8-bit grey or colour.")
-            if getattr(opened, "n_frames", 1) > 1:
-                raise DataError(f"{file.name} holds {opened.n_frames} pictures; save the one you mean by itself.")
-            if opened.mode in ("LA", "RGBA") and opened.getextrema()[-1][0] < 255:
-                raise DataError(f"{file.name} is partly transparent; save it without transparency.")
-            return np.array(ImageOps.exif_transpose(opened).convert(mode))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file.name} is neither a readable picture nor a volume (.nii, .nii.gz, .hdr) ({error}). "
-                        "Copy or export it again.") from error
-
-
-def resized(picture, shape, way=Image.Resampling.BILINEAR):
-    """A picture or map (H, W) or (H, W, C), interpolated to `shape`."""
-    return np.asarray(Image.fromarray(picture).resize((shape[1], shape[0]), way))
+    image = open_picture(file.read_bytes(), file.name, MODES)
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{file.name} holds {image.n_frames} pictures; save the one you mean by itself.")
+    if image.mode in ("LA", "RGBA") and image.getextrema()[-1][0] < 255:
+        raise DataError(f"{file.name} is partly transparent; save it without transparency.")
+    return np.array(ImageOps.exif_transpose(image).convert(mode))
 
 
 def to_split(file, images, probabilities, task):

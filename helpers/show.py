@@ -1,11 +1,11 @@
 """Every figure. Each function returns a Picture: a figure with alternative text, which a notebook shows as PNG."""
 
 import inspect
-import io
 from itertools import chain
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.core.pylabtools import print_figure
 from IPython.display import Markdown, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyBboxPatch, Patch
@@ -36,9 +36,7 @@ class Picture:
 
     def png(self):
         """The picture as the bytes of a PNG file."""
-        stream = io.BytesIO()
-        self.figure.savefig(stream, format="png")
-        return stream.getvalue()
+        return print_figure(self.figure, bbox_inches=None)
 
     def save(self, file):
         """Write it to a PNG file."""
@@ -66,32 +64,29 @@ def cropped(split, indices):
     return split.take(indices).seen(box), box
 
 
-def panel(ax, title="", image=None, labels=None, task=None, wrong=None, doubt=None, opacity=0.6):
+def panel(ax, task, title="", image=None, labels=None, wrong=None, doubt=None, opacity=0.6):
     """Draw one slice (H, W, C); over it labels, or errors in their own colour; without a slice, a mask or doubt."""
     ax.set_title(title)
     ax.axis("off")
     if image is not None:
         ax.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-    if labels is not None:
-        ax.imshow(np.ma.masked_where((image is not None) & (labels == 0), labels), interpolation="nearest", vmin=-0.5,
-                  vmax=len(task.labels) - 0.5, cmap=ListedColormap([label.colour for label in task.labels]),
-                  alpha=None if image is None else opacity)
-    if wrong is not None:
-        ax.imshow(np.ma.masked_where(~wrong, wrong), cmap=ListedColormap([WRONG]), interpolation="nearest",
-                  alpha=opacity)
+    for mask, colours in ((labels, [label.colour for label in task.labels]), (wrong, ["none", WRONG])):
+        if mask is not None:
+            ax.imshow(np.ma.masked_where((image is not None) & (mask == 0), mask), interpolation="nearest", vmin=-0.5,
+                      vmax=len(colours) - 0.5, cmap=ListedColormap(colours), alpha=None if image is None else opacity)
     if doubt is not None:
         drawn = ax.imshow(doubt, cmap="magma", vmin=0, vmax=1)
         ax.figure.colorbar(drawn, ax=ax, label="0 sure, 1 no idea", shrink=0.8)
 
 
-def grid(rows, title, alt, task, error=False, width=3.0):
-    """A Picture of rows of panels, each the keywords of `panel`, over a legend of the task's labels."""
+def grid(rows, title, alt, task, width=3.0):
+    """A Picture of rows of panels, each the keywords of `panel`, over a legend of the task's labels and of errors."""
     high, wide = rows[0][0]["image"].shape[:2]
     fig, axes = axes_of(len(rows), len(rows[0]), width, width * high / wide + 0.5 + 0.4 / len(rows), title)
     for ax, keywords in zip(axes.flat, chain(*rows)):
-        panel(ax, task=task, **keywords)
+        panel(ax, task, **keywords)
     handles = [Patch(facecolor=label.colour, edgecolor="#444444", label=label.name) for label in task.labels]
-    if error:
+    if any("wrong" in keywords for keywords in chain(*rows)):
         handles.append(Patch(facecolor=WRONG, label="prediction differs from truth"))
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return Picture(fig, alt)
@@ -117,8 +112,7 @@ def augmented(split, n=4, seed=0):
     return grid([[dict(title=title, image=image) for title, image in zip(titles, box.cut(images))],
                  [dict(labels=label) for label in box.cut(labels)]],
                 f"{split.task.title}: one slice, augmented {n} times",
-                "Mirrored, rotated, scaled and with other greys; below each its mask, moved alike.", split.task,
-                width=2.5)
+                "Mirrored, rotated, scaled and with other greys; below each its mask, moved alike.", split.task, 2.5)
 
 
 def greys(split):
@@ -158,17 +152,14 @@ def network(net):
     ax.set(xlim=(-0.8, len(place) - 0.2), ylim=(min(depths) - 1.1, 0.7), xticks=[], yticks=depths,
            yticklabels=["{:.0f}x{:.0f}".format(*shape * 2**y) for y in depths], ylabel="resolution (pixels)",
            xlabel="data flow from left to right; a block's number counts its feature maps; a colour is a kind of block")
-    return Picture(fig, "Blocks from left to right: down to coarse resolution and back up, with bridges between equal "
-                   "resolutions.")
+    return Picture(fig, "Blocks from left to right: down to coarse resolution and up, bridged at equal resolutions.")
 
 
 def connections(net):
     """Pairs of blocks (from, to) that a tensor passes between."""
     block_of = {id(layer.output): layer.name.split("-")[0] for layer in net.layers}
-    found = set()
-    for layer in net.layers:
-        inputs = layer.input if isinstance(layer.input, list) else [layer.input]
-        found |= {(block_of[id(tensor)], layer.name.split("-")[0]) for tensor in inputs if id(tensor) in block_of}
+    found = {(block_of[id(tensor)], layer.name.split("-")[0])
+             for layer in net.layers for tensor in keras.tree.flatten(layer.input)}
     return {(start, end) for start, end in found if start != end}
 
 
@@ -183,8 +174,7 @@ def halved(split, weights):
         ax.imshow(np.squeeze(picture), cmap="gray", interpolation="nearest")
         ax.set_title("{}: {}x{}".format(name, *picture.shape[1:3]))
         ax.axis("off")
-    return Picture(fig, "A slice at full size, halved by a convolution, which shows edges, and by pooling, which does "
-                   "not.")
+    return Picture(fig, "A slice whole, halved by a convolution, which shows edges, and by pooling, which does not.")
 
 
 def curves(run, network=None):
@@ -208,10 +198,10 @@ def curves(run, network=None):
         split = run.dataset.validation.take([len(run.dataset.validation) // 2]).seen(run.box, run.recipe.size)
         guess = keras.ops.convert_to_numpy(network(split.images)).argmax(-1)
         wrong = (guess != split.labels)[0]
-        panel(axes[0, 2], f"a validation slice, errors: {100 * wrong.mean():.1f} % of its pixels", split.images[0],
-              wrong=wrong, opacity=1)
-    return Picture(fig, f"Loss, and validation Dice of each label, over {len(history)} epochs" +
-                   (network is not None) * "; the wrong pixels of a validation slice" + ".")
+        panel(axes[0, 2], task, f"a validation slice, errors: {100 * wrong.mean():.1f} % of its pixels",
+              split.images[0], wrong=wrong, opacity=1)
+    also = "" if network is None else "; the wrong pixels of a validation slice"
+    return Picture(fig, f"Loss, and validation Dice of each label, over {len(history)} epochs{also}.")
 
 
 class live:
@@ -245,7 +235,7 @@ def boxes(scores, task):
 def comparison(split, labels, scores):
     """The middle slice of the best, the median and the worst subject: image, truth, prediction, error."""
     titles, ranking = {}, scores.ranking
-    for what, subject in (("best", ranking[-1]), ("median", ranking[len(ranking) // 2]), ("worst", ranking[0])):
+    for what, subject in zip(("best", "median", "worst"), (ranking[-1], ranking[len(ranking) // 2], ranking[0])):
         own, dice = np.flatnonzero(split.subjects == subject), scores.per_subject.loc[subject].iloc[1:].mean()
         titles[own[len(own) // 2]] = f"{what}: {subject}\nmean Dice {dice:.3f}"
     return compared(split, labels, titles, "best, median and worst subject")
@@ -254,22 +244,21 @@ def comparison(split, labels, scores):
 def gallery(split, labels, scores, n=4):
     """The `n` slices with the lowest mean Dice without background, worst first."""
     means = scores.per_image.iloc[:, 1:].mean(axis=1).to_numpy()
-    worst = [index for index in np.argsort(means) if not np.isnan(means[index])][:n]
     titles = {index: f"{split.subjects[index]}, slice {split.positions[index]}\nmean Dice {means[index]:.3f}"
-              for index in worst}
+              for index in np.argsort(means)[:min(n, np.isfinite(means).sum())]}  # no Dice, NaN, is sorted to the end
     return compared(split, labels, titles, f"the {len(titles)} worst slices")
 
 
 def compared(split, labels, titles, what):
     """A row for each slice, {index: title}, cut to what is seen: image, truth, prediction, error."""
-    indices = list(titles)
-    some, box = cropped(split, indices)
+    some, box = cropped(split, list(titles))
+    guesses = box.cut(labels[list(titles)])
     rows = [[dict(title=title, image=image), dict(title="truth", labels=truth), dict(title="prediction", labels=guess),
              dict(title=f"error: {(truth != guess).sum():,} pixels", image=image, wrong=truth != guess, opacity=1)]
-            for title, image, truth, guess in zip(titles.values(), some.images, some.labels, box.cut(labels[indices]))]
+            for title, image, truth, guess in zip(titles.values(), some.images, some.labels, guesses)]
     return grid(rows, f"{split.task.title}, {split.name}: {what}",
                 "A row for each: the slice, its true mask, the predicted mask, the pixels where they differ.",
-                split.task, error=True)
+                split.task)
 
 
 def overlays(split, n=4):
@@ -295,7 +284,7 @@ def overlay(split, index, layer, labels=None, doubt=None, opacity=0.5, shown=Non
         found = box.cut(labels[[index]] if layer == "prediction" else own.labels)[0]
         drawn |= dict(image=image, labels=found if shown is None else np.where(np.isin(found, shown), found, 0))
     return grid([[dict(title="slice", image=image), drawn]], f"{split.task.title}: {own.subjects[0]}",
-                f"A slice, bare and under its {layer}.", split.task, layer == "error", 4.6)
+                f"A slice, bare and under its {layer}.", split.task, 4.6)
 
 
 def uncertainty(split, labels, predictor, n=3):
@@ -308,4 +297,4 @@ def uncertainty(split, labels, predictor, n=3):
             for subject, image, truth, guess, doubt in zip(some.subjects, some.images, some.labels, guesses, doubts)]
     return grid(rows, f"{split.task.title}, {split.name}: where it errs, and where it is unsure",
                 "Slices, their wrong pixels, and the network's uncertainty: both lie along borders of labels.",
-                split.task, error=True, width=3.6)
+                split.task, 3.6)

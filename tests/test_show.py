@@ -154,8 +154,8 @@ def test_comparison_shows_best_median_and_worst(split, guesses):
     scores = evaluate.score(four, guesses)
     picture = show.comparison(four, guesses, scores)
     first = [title.split("\n") for title in titles(picture)[::4]]
-    assert [name for name, _ in first] == ["best: a", f"median: {scores.median}", "worst: b"]
-    assert first[0][1] == "mean Dice 1.000" and scores.median in "cd"
+    assert [name for name, _ in first] == ["best: a", f"median: {scores.ranking[2]}", "worst: b"]
+    assert first[0][1] == "mean Dice 1.000" and scores.ranking[2] in "cd"
     assert titles(picture)[3::4] == ["error: 0 pixels", "error: 1 pixels", "error: 0 pixels"]  # slices 1, 5 or 7, 3
     assert drawn(picture, 7, 1).count() == 1 and np.array_equal(drawn(picture, 9), split.labels[3])
 

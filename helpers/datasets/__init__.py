@@ -25,8 +25,7 @@ def load(recipe):
     """
     path = Path(recipe.data).expanduser() if recipe.data else None
     if path and not path.exists():
-        raise DataError(f"Nothing is at {path} (looked from {Path.cwd().name}/). Check DATA; "
-                        "in Colab, is Drive mounted?")
+        raise DataError(f"Nothing is at {path} (looked from {Path.cwd().name}/). Check DATA; is Drive mounted?")
     key = recipe.dataset, recipe.seed, state_of(path), *map(recipe.taken, ("train", "validation", "test"))
     module = importlib.import_module(f"helpers.datasets.{recipe.dataset}")
     return replace(cached(key, lambda: thinned(module.load(recipe), recipe)), size=recipe.size)
@@ -54,9 +53,8 @@ def cached(key, make):
     """
     folder = Path(os.environ.get("OASIS_RUNS", CACHE.parent)) / CACHE.name
     file = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
-    with suppress(Exception):  # not there, or damaged: zip and numpy raise nearly anything on a changed byte
-        with np.load(file) as arrays:
-            dataset = from_arrays(arrays)
+    with suppress(Exception), np.load(file) as arrays:  # not there, or damaged: zip and numpy raise nearly anything
+        dataset = from_arrays(arrays)
         with suppress(OSError):  # read-only
             file.touch()
         return dataset
@@ -64,9 +62,8 @@ def cached(key, make):
     with suppress(OSError):  # a full or read-only disk: the next load is slow again, nothing else is lost
         folder.mkdir(parents=True, exist_ok=True)
         replace_whole(file, lambda part: np.savez(part, **to_arrays(dataset)))
-        for other in folder.glob("*.npz"):
-            if time.time() - other.stat().st_mtime > MONTH:
-                other.unlink()
+        for old in (other for other in folder.glob("*.npz") if time.time() - other.stat().st_mtime > MONTH):
+            old.unlink()
     return dataset
 
 

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -30,14 +31,14 @@ class Files:
     def __init__(self, path):
         self.path, self.zip = Path(path).expanduser(), None
         if self.path.is_dir():
-            found = [Path(folder, name) for folder, _, inside in os.walk(self.path) for name in inside]
+            found = [file for file in self.path.rglob("*") if not file.is_dir()]
             self.members = {file.relative_to(self.path).as_posix(): file for file in found}
         else:
             try:
                 self.zip = zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, OSError) as error:
-                raise DataError(f"{self.path.name} is not a folder and not a whole zip file ({error}). Download it "
-                                "again, or give the unpacked folder.") from error
+                raise DataError(f"{self.path.name} is not a folder and not a whole zip file ({error}). Copy it again, "
+                                "or give the unpacked folder.") from error
             members = {info.filename.replace("\\", "/"): info for info in self.zip.infolist()}
             check_archive(self.path, {name: info.file_size for name, info in members.items()})
             self.members = {str(PurePosixPath(name)): info for name, info in members.items() if name[-1:] != "/"}
@@ -54,12 +55,12 @@ class Files:
 
 def check_archive(path, sizes):
     """Refuse an archive, {name: bytes}, whose names climb out of it or that would unpack to an absurd size."""
-    climbing = [name for name in sizes if ".." in PurePosixPath(name).parts or name.startswith("/")]
-    if climbing:
-        raise DataError(f"{path.name} holds {climbing[0]}, which leads out of the archive. Get it from its source.")
+    for name in sizes:
+        if ".." in PurePosixPath(name).parts or name.startswith("/"):
+            raise DataError(f"{path.name} holds {name}, which leads out of the archive. Get it from its source.")
     if sum(sizes.values()) > LARGEST or max(sizes.values(), default=0) > LARGEST_FILE:
-        raise DataError(f"{path.name} would unpack to {sum(sizes.values()) / 1024**3:.0f} GB, far more than any data "
-                        "set here. Get it from its source.")
+        gigabytes = sum(sizes.values()) / 1024**3
+        raise DataError(f"{path.name} would unpack to {gigabytes:.0f} GB: too much. Get it from its source.")
 
 
 def find(names, pattern):
@@ -69,8 +70,7 @@ def find(names, pattern):
     """
     found = {}
     for name in names:
-        match = re.fullmatch(pattern, name, re.IGNORECASE)
-        if match:
+        if match := re.fullmatch(pattern, name, re.IGNORECASE):
             groups = {"number": 0} | match.groupdict()
             images, masks = found.setdefault((groups["subject"], int(groups["number"])), ([], []))
             (masks if groups["mask"] else images).append(name)
@@ -85,13 +85,12 @@ def find_pairs(names, pattern, where, example):
     found = find(names, pattern)
     if not found:
         raise DataError(f"No file in {where} is named like {example}.")
-    twice = [files for pair in found.values() for files in pair if len(files) > 1]
-    if twice:
-        raise DataError(f"{where} holds {PurePosixPath(twice[0][0]).name} twice: {' and '.join(twice[0])} in {where} "
-                        "are the same scan by name. Remove one.")
+    for same in chain(*found.values()):
+        if len(same) > 1:
+            raise DataError(f"{where} holds {PurePosixPath(same[0]).name} twice: {' and '.join(same)} in {where} are "
+                            "the same scan by name. Remove one.")
     for there, missing in ((0, "mask"), (1, "image")):
-        alone = [pair[there][0] for pair in found.values() if not pair[1 - there]]
-        if alone:
+        if alone := [pair[there][0] for pair in found.values() if not pair[1 - there]]:
             raise DataError(f"{len(alone)} files of {where} have no {missing}: {', '.join(alone[:5])} "
                             f"{'is' if len(alone) == 1 else 'are'} part of a pair. Add what is missing or remove it.")
     return {key: (image, mask) for key, ([image], [mask]) in found.items()}
@@ -115,18 +114,17 @@ def read_pairs(files, pairs, labels, modes=("L",)):
             return error
         found = label_of.take(drawn)  # three times as fast as label_of[drawn]
         if found.max() == 255:
-            raise DataError(f"{mask} has the greys {np.unique(drawn[found == 255])[:8].tolist()}; "
-                            f"a mask has only {[label.grey for label in labels]}. Was it resized, or saved as JPEG?")
+            raise DataError(f"{mask} has the greys {np.unique(drawn[found == 255])[:8].tolist()}; masks have only "
+                            f"{[label.grey for label in labels]}. Was it resized, or saved as JPEG?")
         return picture, found
 
     slices = dict(zip(pairs, in_parallel(read, *zip(*pairs.values()))))
-    damaged = [found for found in slices.values() if isinstance(found, UnreadableError)]
-    whole = {key: found for key, found in slices.items() if not isinstance(found, UnreadableError)}
-    sizes = {picture.shape: pairs[key][0] for key, (picture, _) in whole.items()}
+    damaged = [slices.pop(key) for key in pairs if isinstance(slices[key], UnreadableError)]
+    sizes = {picture.shape: pairs[key][0] for key, (picture, _) in slices.items()}
     if len(sizes) != 1:
         raise DataError(f"Slices of {files.path.name} must be readable and of one size; found {sizes or damaged}.")
-    pictures, found = map(np.stack, zip(*whole.values()))
-    subjects, numbers = map(np.array, zip(*whole))
+    pictures, found = map(np.stack, zip(*slices.values()))
+    subjects, numbers = map(np.array, zip(*slices))
     return pictures.reshape(*found.shape, -1), found, subjects, numbers, damaged
 
 
@@ -141,15 +139,20 @@ def read_mask(files, name, image, picture):
 
 def read_picture(files, name, modes=("L",)):
     """One 8-bit picture: uint8 (H, W) where only grey (mode L) is expected, else RGB as uint8 (H, W, 3)."""
+    image = open_picture(files.read(name), f"{name} in {files.path.name}", modes)
+    return np.array(image if modes == ("L",) else image.convert("RGB"))
+
+
+def open_picture(content, name, modes):
+    """A picture file's bytes as a Pillow image of one of `modes`; DataError, with its `name`, on anything else."""
     try:
-        with Image.open(io.BytesIO(files.read(name))) as image:
-            if image.mode not in modes:
-                raise DataError(f"{name} in {files.path.name} is a picture of mode {image.mode}. Save it with 8 bits, "
-                                f"as {' or '.join(modes)}.")
-            return np.array(image if modes == ("L",) else image.convert("RGB"))
+        image = Image.open(io.BytesIO(content))
+        image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"{name} in {files.path.name} is not a readable picture ({error}). Copy it "
-                              "again.") from error
+        raise UnreadableError(f"{name} is not a readable picture ({error}). Copy it again.") from error
+    if image.mode not in modes:
+        raise DataError(f"{name} is a picture of mode {image.mode}. Save it with 8 bits, as {' or '.join(modes)}.")
+    return image
 
 
 def in_parallel(function, *things):

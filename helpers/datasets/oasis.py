@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,8 +23,7 @@ def load(recipe):
 
     Of the course's own slices, whose box is known, only those that the recipe takes are read; of others all.
     """
-    if recipe.data.endswith((".tar.gz", ".tgz", ".tar")):
-        name = Path(recipe.data).name
+    if (name := Path(recipe.data).name).endswith((".tar.gz", ".tgz", ".tar")):
         raise DataError(f"{name} is packed. Unpack it, tar xzf {name}, and give the folder.")
     files = Files(recipe.data)
     if files.path.is_dir() and any("OAS1_" in name for name in files.names):
@@ -55,10 +55,9 @@ def find_slices(files, split):
 def compare_with_reference(files, pairs):
     """Whether all slices are the course's own, and a sentence: identical, a subset, or what differs."""
     reference, cases = json.loads(REFERENCE.read_text()), {}
-    for own in pairs.values():
-        for (case, _), pair in own.items():
-            for name in pair:
-                cases.setdefault((PurePosixPath(name).parent.name, case), []).append(name)
+    for (case, _), pair in chain(*(own.items() for own in pairs.values())):
+        for name in pair:
+            cases.setdefault((PurePosixPath(name).parent.name, case), []).append(name)
 
     def digest(names):
         """Eight digits of one case's files in one folder, as the reference has them."""

@@ -74,7 +74,9 @@ def make_subject(number, slices, seed=0, spread=COURSE):
     away = sample(distance, head, cval=60)  # mm from the brain's surface, negative inside
     inside = away < 3
     shares = np.zeros((3, *away.shape), np.float32)  # CSF, grey matter, white matter
-    shares[:, inside] = individual(tissues, bent(head[:, inside], rng), away[inside], rng)
+    brain = head[:, inside]  # bent at random: registered heads are alike, the folds inside are not
+    bent = brain + np.stack([smooth_field(brain, 30, 2.0, rng) + smooth_field(brain, 12, 0.8, rng) for _ in range(3)])
+    shares[:, inside] = individual(tissues, bent, away[inside], rng)
     labels = np.where(away < 0, 1 + shares.argmax(0), 0).astype(np.uint8)
     image = paint(shares, away, head, rng, spread, slices)
     if rng.random() < spread.stripped:  # cut off what is not brain, and CSF on it down to some depth
@@ -123,12 +125,6 @@ def where_slices_lie(slices, rng, spread):
     return np.tensordot((turn @ stretch).astype(np.float32), points, 1) + shift[:, None, None, None]
 
 
-def bent(points, rng):
-    """Points (3, n) of the brain, bent at random: registered heads are alike, the folds inside are not."""
-    return points + np.stack([smooth_field(points, 30, 2.0, rng) + smooth_field(points, 12, 0.8, rng)
-                              for _ in range(3)])
-
-
 def individual(tissues, points, away, rng):
     """One person's shares of CSF, grey and white matter (3, n) at `points`, `away` mm from the brain's surface.
 
@@ -150,10 +146,9 @@ def individual(tissues, points, away, rng):
 
 def paint(shares, away, points, rng, spread, slices):
     """Grey images, float32 (n, H, W) from 0, from tissue shares and the distance to the brain's surface in mm."""
-    greys = np.array([rng.normal(25, spread.grey), rng.normal(74, spread.grey), rng.normal(109, 1.25 * spread.grey)])
+    greys = rng.normal([25, 74, 109], np.array([1, 1, 1.25]) * spread.grey)
     blur = rng.uniform(*spread.blur)  # mm: a scanner mixes tissues at borders
-    tissue = np.tensordot(greys.astype(np.float32), shares, 1)
-    tissue = ndimage.gaussian_filter(tissue, (0, blur, blur))
+    tissue = ndimage.gaussian_filter(np.tensordot(greys.astype(np.float32), shares, 1), (0, blur, blur))
     bias = 1 + smooth_field(points, 70, spread.bias, rng)
     depth = away + smooth_field(points, 25, 0.8, rng)  # uneven thickness of skull and scalp
     shell = np.interp(depth, *shell_profile(rng)).astype(np.float32)
@@ -161,14 +156,13 @@ def paint(shares, away, points, rng, spread, slices):
     image = ((1 - blend) * tissue + blend * shell) * bias
     sd, own = rng.uniform(*spread.noise), rng.spawn(SLICES)  # a slice's noise is the same whatever others are made
     noise = np.stack([own[k].normal(0, sd, (2, *image.shape[1:])) for k in slices], 1).astype(np.float32)
-    scanned = depth < 26  # beyond, the release has cut the air to zero
-    return np.hypot(image + noise[0], noise[1]) * scanned  # Rician noise, as in magnitude images
+    # Rician noise, as in magnitude images; beyond 26 mm the release has cut the air to zero
+    return np.hypot(image + noise[0], noise[1]) * (depth < 26)
 
 
 def shell_profile(rng):
     """Depths (mm from the brain) and greys of what surrounds it: skull with marrow, scalp, air."""
-    skull, scalp = rng.normal(5.5, 0.6), rng.normal(6.8, 0.7)
-    fat, marrow = rng.normal(215, 20), rng.normal(45, 10)
+    skull, scalp, fat, marrow = rng.normal([5.5, 6.8, 215, 45], [0.6, 0.7, 20, 10])
     at = np.cumsum([0, 0.8, 0.8, skull / 2 - 0.5, skull / 2 - 0.5, 1.0, 1.5, scalp - 2.5, 1.5])
     return at, np.array([10, 8, 10, marrow, 16, 60, fat, fat * 0.65, 4])
 

@@ -27,10 +27,9 @@ def load(recipe):
     if not path.is_dir():
         raise DataError(f"Volumes are read from a folder with NAME.nii.gz and NAME_seg.nii.gz in it; {path} is none.")
     names = [name for name in Files(path).names if "/" not in name]
-    stems = {name[:-4] for name in names if name.lower().endswith(".hdr")}
-    for name in names:
-        if name.lower().endswith(".img") and name[:-4] not in stems:
-            raise DataError(f"{name} needs its header beside it, {name[:-4]}.hdr. Copy it there, or remove {name}.")
+    headers, halves = ({name[:-4] for name in names if name.lower().endswith(end)} for end in (".hdr", ".img"))
+    for name in sorted(halves - headers):
+        raise DataError(f"{name}.img needs its header beside it, {name}.hdr. Copy it there, or remove {name}.img.")
     pairs = find_pairs(names, NAME, path.name, "NAME.nii.gz with NAME_seg.nii.gz beside it")
     task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {path.name}/, brought to axial slices of "
                 f"1 mm pixels, {SPACING:g} mm apart, split by subject")
@@ -62,12 +61,12 @@ def read_volume(file):
             raise DataError(f"{file.name} is {' x '.join(f'{mm:g}' for mm in millimetres)} mm large, {image.shape} "
                             "voxels, which is no head. Is its header damaged?")
         if image.ndim < 3 or max(image.shape[3:], default=1) > 1 or image.get_data_dtype().kind not in "iuf":
-            raise DataError(f"{file.name} has {image.ndim} axes {image.shape} of {image.get_data_dtype()}; expected a "
-                            "volume with three, one number a voxel.")
+            raise DataError(f"{file.name} has {image.ndim} axes {image.shape} of {image.get_data_dtype()}; expected "
+                            "three, one number a voxel.")
         array = np.asanyarray(image.dataobj).reshape(image.shape[:3])
     except FileNotFoundError as error:
-        raise DataError(f"{file.name} needs the file beside it that holds its other half (.hdr with .img): "
-                        f"{Path(str(error.filename)).name} is not there.") from error
+        other = Path(str(error.filename)).name
+        raise DataError(f"{file.name} needs the file beside it with its other half: {other} is not there.") from error
     except (OSError, EOFError, ValueError, OverflowError, zlib.error, nib.filebasedimages.ImageFileError,
             nib.spatialimages.HeaderDataError) as error:
         raise DataError(f"{file.name} is not a readable volume ({error}). Copy or download it again.") from error
@@ -83,8 +82,8 @@ def check_pair(volume, labels, name, other):
     if len(strange):
         raise DataError(f"{other} has the labels {', '.join(f'{v:g}' for v in strange[:8])}; expected 0 background, "
                         "1 CSF, 2 grey matter, 3 white matter.")
-    if np.count_nonzero(labels.dataobj) < FEWEST:
-        raise DataError(f"{other} labels {np.count_nonzero(labels.dataobj)} voxels as tissue; a brain has many more.")
+    if (tissue := np.count_nonzero(labels.dataobj)) < FEWEST:
+        raise DataError(f"{other} labels {tissue} voxels as tissue; a brain has many more.")
     check_greys(volume, name)
 
 
@@ -92,8 +91,7 @@ def check_greys(volume, name):
     """Raise DataError, with the file's name, on values that are no greys of MR, such as standardised ones."""
     values = np.asarray(volume.dataobj)
     if not (values > 0).any() or (values < -0.05 * values.max()).mean() > 0.01:
-        raise DataError(f"{name} has no values above 0, or many far below: greys of MR start at 0. "
-                        "Export the scan without rescaling it.")
+        raise DataError(f"{name} has no values above 0, or many far below. Export the scan without rescaling it.")
 
 
 def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING, corner=None):
