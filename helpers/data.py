@@ -1,6 +1,7 @@
 """The types everything speaks, Split, Dataset, Task and Box, and the checks every data set passes."""
 
 import html
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,11 +102,11 @@ class Box:
         corner, shape = [], []
         for axis, length in enumerate(seen.shape):
             found = np.flatnonzero(seen.any(1 - axis))
-            first, end = (found[0], found[-1] + 1) if len(found) else (0, length)
-            size = -(-(end - first) // MULTIPLE) * MULTIPLE
-            start = (first + end - size) // 2 if size <= length else (length - size) // 2
-            corner.append(int(np.clip(start, min(0, length - size), max(0, length - size))))
-            shape.append(int(size))
+            first, end = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, length)
+            size = math.ceil((end - first) / MULTIPLE) * MULTIPLE
+            room = length - size
+            corner.append(min(max((first + end - size) // 2, 0), room) if room >= 0 else room // 2)
+            shape.append(size)
         return cls(*corner, *shape)
 
     @property
@@ -238,9 +239,8 @@ class Dataset(Shown):
     def table(self):
         """One row per split: slices, subjects, and the share of pixels of each label in per cent."""
         shares = [f"{name} (% of pixels)" for name in self.task.names]
-        rows = [[len(s), s.whole, s.n_subjects, *(100 * s.label_shares()).round(1)] for s in self.splits]
-        return pd.DataFrame(rows, index=[s.name for s in self.splits],
-                            columns=["slices", "of", "subjects", *shares])
+        rows = {s.name: [len(s), s.whole, s.n_subjects, *(100 * s.label_shares()).round(1)] for s in self.splits}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["slices", "of", "subjects", *shares])
 
     def as_table(self):
         """Title, frame, box and source; the table of splits."""
@@ -267,8 +267,7 @@ def check(dataset):
             raise DataError(f"In {split.name}, a label is {split.labels.max()}; expected 0..{dataset.n_labels - 1}.")
         for subject in dict.fromkeys(split.subjects.tolist()):
             if seen.setdefault(subject, split.name) != split.name:
-                raise DataError(f"Subject {subject} is in both {seen[subject]} and {split.name}: the test would not be "
-                                "of people the network never saw. Remove its slices from one of them.")
+                raise DataError(f"Subject {subject} is in both {seen[subject]} and {split.name}. Remove it from one.")
 
 
 def evenly(n, limit, ends=True):
@@ -297,14 +296,13 @@ def thin(subjects, slices=None, people=None):
 
 def shrink(image, shape):
     """An image (H, W, C) shrunk to `shape`: each new pixel is the mean of what it covers, rounded."""
-    area = image.shape[0] * image.shape[1]
-    return ((2 * covered(np.moveaxis(image, -1, 0), shape) + area) // (2 * area)).astype(np.uint8).transpose(1, 2, 0)
+    means = covered(np.moveaxis(image, -1, 0), shape) / (image.shape[0] * image.shape[1])
+    return np.floor(means + 0.5).astype(np.uint8).transpose(1, 2, 0)
 
 
 def shrink_labels(labels, shape, n_labels):
     """Labels (H, W) shrunk to `shape`: each new pixel has the label that covers most of it; of equals the lower."""
-    shares = covered(labels == np.arange(n_labels)[:, None, None], shape)
-    return np.argmax(shares, axis=0).astype(np.uint8)
+    return covered(labels == np.arange(n_labels)[:, None, None], shape).argmax(0).astype(np.uint8)
 
 
 def covered(pictures, shape):
@@ -312,13 +310,14 @@ def covered(pictures, shape):
 
     The sums are whole numbers, so that a mirror image shrinks to exactly the mirror image.
     """
-    for axis, new in enumerate(shape, 1):
-        old = pictures.shape[axis]
-        whole, part = np.divmod(np.arange(new + 1) * old, new)  # where new pixels begin and end: in `new` parts of old
-        sums = np.moveaxis(np.insert(pictures.cumsum(axis, int), 0, 0, axis), axis, -1)
-        until = (new - part) * sums[..., whole] + part * sums[..., np.minimum(whole + 1, old)]
-        pictures = np.moveaxis(np.diff(until), -1, axis)
-    return pictures
+    rows, columns = map(overlaps, pictures.shape[1:], shape)
+    return rows @ pictures @ columns.T
+
+
+def overlaps(old, new):
+    """How much of each old pixel each new one covers, (new, old), along a line of `old` * `new` units."""
+    begin, first = np.arange(new)[:, None] * old, np.arange(old) * new
+    return np.maximum(np.minimum(begin + old, first + new) - np.maximum(begin, first), 0.0)
 
 
 def has_bright_background(image):
@@ -346,8 +345,6 @@ def split_subjects(subjects, seed, kinds=None, shares=(0.1, 0.2)):
 
 def split_dataset(whole, seed, shares=(0.1, 0.2), kinds=None):
     """Dataset from a Split of all slices, split by subject as `split_subjects` does."""
-    splits = []
-    for name, chosen in split_subjects(whole.subjects.tolist(), seed, kinds, shares).items():
-        part = whole.take(np.isin(whole.subjects, sorted(chosen)))
-        splits.append(replace(part, name=name, whole=len(part)))
-    return Dataset(*splits)
+    parts = split_subjects(whole.subjects.tolist(), seed, kinds, shares)
+    return Dataset(*(replace(whole.take(np.isin(whole.subjects, sorted(chosen))), name=name, whole=None)
+                     for name, chosen in parts.items()))

@@ -50,10 +50,8 @@ class Scores(Shown):
     @cached_property
     def by_subject(self):
         """Names of the subjects, and a confusion matrix for each: (S,), (S, L, L)."""
-        names, whose = np.unique(self.subjects, return_inverse=True)
-        counts = np.zeros((len(names), *self.confusion.shape[1:]), np.int64)
-        np.add.at(counts, whose, self.confusion)
-        return names, counts
+        names = np.unique(self.subjects)
+        return names, np.stack([self.confusion[self.subjects == name].sum(0) for name in names])
 
     @cached_property
     def pooled(self):
@@ -75,9 +73,7 @@ class Scores(Shown):
     def baseline(self):
         """Pooled Dice of calling everything background."""
         truth = self.confusion.sum((0, 2))
-        nothing = np.zeros((len(truth), len(truth)))
-        nothing[:, 0] = truth
-        return pd.Series(ratio("Dice", nothing), self.labels)
+        return pd.Series(ratio("Dice", np.outer(truth, np.arange(len(truth)) == 0)), self.labels)
 
     @property
     def ranking(self):
@@ -100,10 +96,9 @@ class Scores(Shown):
         low, high = self.interval()
         pooled = {name: ratio(name, self.confusion.sum(0)) for name in ("IoU", "precision", "recall")}
         volume = 100 * pd.DataFrame(ratio("volume error", self.by_subject[1]), columns=self.labels)
-        return Table(f"{self.title}: pooled over all slices; volume error per subject", pd.DataFrame({
-            "Dice": self.pooled, "95 % interval, low": low, "high": high, **pooled,
-            "volume error, %": volume.mean(), "absolute volume error, %": volume.abs().mean()}).round(
-                {"volume error, %": 2, "absolute volume error, %": 2}).round(4))
+        table = pd.DataFrame({"Dice": self.pooled, "95 % interval, low": low, "high": high, **pooled}).round(4)
+        table["volume error, %"], table["absolute volume error, %"] = volume.mean().round(2), volume.abs().mean().round(2)
+        return Table(f"{self.title}: pooled over all slices; volume error per subject", table)
 
     def interval(self, seed=0):
         """95 % bootstrap interval of the pooled Dice over subjects, two arrays (L,); NaN with fewer than 3 subjects."""
@@ -162,14 +157,13 @@ def surface_distances(split, guesses):
     for number, label in enumerate(split.task.labels[1:], start=1):
         found, alone = [], 0
         for masks in zip(split.labels == number, np.asarray(guesses) == number):
-            truth, guess = (surface(mask) for mask in masks)
+            truth, guess = map(surface, masks)
             if truth.any() and guess.any():
-                there, back = (ndimage.distance_transform_edt(~b)[a] for a, b in ((truth, guess), (guess, truth)))
-                found.append((max(np.percentile(there, 95), np.percentile(back, 95)),
-                              np.concatenate([there, back]).mean()))
+                ways = [ndimage.distance_transform_edt(~b)[a] for a, b in ((truth, guess), (guess, truth))]
+                found.append((max(np.percentile(way, 95) for way in ways), np.concatenate(ways).mean()))
             alone += truth.any() != guess.any()
-        hausdorff, mean = np.mean(found, axis=0) if found else (np.nan, np.nan)
-        rows[label.name] = {"Hausdorff 95 %": round(hausdorff, 2), "mean": round(mean, 2), "slices": len(found),
+        hausdorff, mean = np.mean(found, axis=0).round(2) if found else (np.nan, np.nan)
+        rows[label.name] = {"Hausdorff 95 %": hausdorff, "mean": mean, "slices": len(found),
                             "slices where only one has it": alone}
     return Table(f"{split.task.title}, {split.name}: distance between surfaces, in pixels",
                  pd.DataFrame.from_dict(rows, orient="index"))

@@ -153,10 +153,6 @@ def check_shape(shape, levels):
 
 def blocks(network):
     """One row per block of a built network, in the order data flows: layers, output shape (H, W, C), weights."""
-    rows = {}
-    for layer in network.layers:
-        row = rows.setdefault(layer.name.split("-")[0], {"layers": 0, "output": None, "weights": 0})
-        row["layers"] += 1
-        row["output"] = layer.output.shape[1:]
-        row["weights"] += layer.count_params()
-    return pd.DataFrame(rows).T.rename_axis("block")
+    rows = pd.DataFrame({"block": layer.name.split("-")[0], "layers": 1, "output": layer.output.shape[1:],
+                         "weights": layer.count_params()} for layer in network.layers)
+    return rows.groupby("block", sort=False).agg({"layers": "sum", "output": "last", "weights": "sum"})

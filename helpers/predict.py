@@ -1,6 +1,6 @@
 """Predictor: images in, labels out, in the images' own frame."""
 
-from itertools import chain, combinations
+from itertools import combinations
 
 import numpy as np
 from scipy import ndimage, stats
@@ -38,17 +38,15 @@ class Predictor:
 
         Outside the box background has 1.
         """
-        frame = images.shape[1:3]
-        inside = self.box.paste(self.in_box(images), frame)
-        inside[..., 0] += inside.sum(-1) == 0
-        return inside
+        found = self.box.paste(self.in_box(images), images.shape[1:3])
+        found[..., 0] += found.sum(-1) == 0
+        return found
 
     def labels(self, split):
         """The most probable label of every pixel, uint8 (N, H, W), of a Split or of images (N, H, W, C)."""
         images = getattr(split, "images", split)
-        parts = [self.box.paste(self.in_box(images[at:at + CHUNK]).argmax(-1).astype(np.uint8), images.shape[1:3])
-                 for at in range(0, len(images), CHUNK)]
-        labels = np.concatenate(parts)
+        parts = [self.in_box(images[at:at + CHUNK]).argmax(-1).astype(np.uint8) for at in range(0, len(images), CHUNK)]
+        labels = self.box.paste(np.concatenate(parts), images.shape[1:3])
         return largest_component(labels, split.subjects) if self.largest and images is not split else labels
 
     def doubt(self, images):
@@ -61,12 +59,9 @@ class Predictor:
         shape = self.box.seen(self.size)
         if shape != self.box.shape:
             cut = np.stack([shrink(image, shape) for image in cut])
-        ways = list(chain.from_iterable(combinations(self.mirrors, n) for n in range(len(self.mirrors) + 1)))
-        total = 0
-        for network in self.networks:
-            for axes in ways:
-                guess = network.predict(np.flip(cut, axes), batch_size=32, verbose=0)
-                total = total + np.flip(guess, axes)
+        ways = [axes for n in range(len(self.mirrors) + 1) for axes in combinations(self.mirrors, n)]
+        total = sum(np.flip(network.predict(np.flip(cut, axes), batch_size=32, verbose=0), axes)
+                    for network in self.networks for axes in ways)
         mean = total / (len(ways) * len(self.networks))
         if shape != self.box.shape:
             mean = keras.ops.convert_to_numpy(keras.ops.image.resize(mean, self.box.shape, "bilinear"))
