@@ -132,6 +132,7 @@ class Run:
         """
         for run in (self, *self.others):
             if run.finished:
+                run.sweep()  # what a finish that was cut short left
                 print(f"{run.folder} is already trained.")
             else:
                 try:
