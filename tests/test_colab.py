@@ -183,7 +183,7 @@ def test_in_colab_a_zip_is_asked_for_and_a_wrong_one_can_be_mended(project, fetc
     (tmp_path / "slices" / "case_001_slice_0.nii.png").write_bytes(b"")
     sources = iter([tmp_path / "slices", project.parent])
     google.files.upload = lambda: {Path(shutil.make_archive("upload", "zip", next(sources))).name: b""}
-    with pytest.raises(SystemExit, match="no helpers/ here: .*The zip of slices goes into DATA"):
+    with pytest.raises(SystemExit, match="no helpers/ here: .*DATA that of the slices"):
         fetch("https://github.com/OWNER/NAME")
     fetch("https://github.com/OWNER/NAME")
     assert Path.cwd() == tmp_path / "content" / "project" / "oasis"
@@ -191,7 +191,7 @@ def test_in_colab_a_zip_is_asked_for_and_a_wrong_one_can_be_mended(project, fetc
 
 @pytest.mark.parametrize("source", ["https://github.com/OWNER/NAME", "", "no/such.zip", "https://nowhere.invalid/a"])
 def test_what_cannot_be_fetched_is_said_in_one_sentence(source, fetch):
-    with pytest.raises(SystemExit, match="There is no helpers/ here: open this notebook inside its project"):
+    with pytest.raises(SystemExit, match="There is no helpers/ here: PROJECT is the project"):
         fetch(source)
 
 
