@@ -116,10 +116,10 @@ def warning(scan, labels, slices, box):
     """A warning where labels (x, y, z) lie where a scan of that grid is empty, or in slices touch the box; or ""."""
     share = (scan[labels > 0] == scan.min()).mean() if labels.any() else 0
     said = (f". WARNING: {share:.0%} of the labelled voxels lie where the scan is empty. It differs too much from the "
-            "slices that the network was trained on: do not use these labels.") if share > EMPTY else ""
+            "slices that the network was trained on: do not use these labels") if share > EMPTY else ""
     if box.cut(slices)[:, [0, -1]].any() or box.cut(slices)[:, :, [0, -1]].any():
         said += (f". WARNING: tissue was found at the border of the {box.height} x {box.width} mm that the network "
-                 "sees: some of the brain may lie outside.")
+                 "sees: some of the brain may lie outside")
     return said
 
 
