@@ -235,6 +235,8 @@ def misplaced(dataset, data, given):
 
 
 if __name__ == "__main__":
-    for machine in MACHINES:
-        for name in sys.argv[1:] or SETS:
+    for name in sys.argv[1:] or SETS:
+        for machine in MACHINES:
+            if name not in SETS:
+                raise SystemExit(f"There is no data set {name!r}. Choose of: {', '.join(SETS)}.")
             print(Recipe.choose(name, data="x" if SETS[name].get("data") else "", gpu=machine == "GPU"), "\n")
