@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 from scipy import ndimage, stats
 
+from helpers import fast
 from helpers.backend import keras
 from helpers.data import shrink
 from helpers.run import Run
@@ -16,7 +17,7 @@ class Predictor:
     """Everything that decides a label: networks, mirror images, box, size, largest component.
 
     `Predictor(run, ...)` takes the recipe of the first run; a run with `others` brings these along. Of a network it
-    asks for `predict` only.
+    asks for `predict_on_batch` only.
     """
 
     def __init__(self, *runs, mirrors=None, largest=None):
@@ -60,7 +61,7 @@ class Predictor:
         if shape != self.box.shape:
             cut = np.stack([shrink(image, shape) for image in cut])
         ways = [axes for n in range(len(self.mirrors) + 1) for axes in combinations(self.mirrors, n)]
-        total = sum(np.flip(network.predict(np.flip(cut, axes), batch_size=32, verbose=0), axes)
+        total = sum(np.flip(fast.probabilities(network, np.flip(cut, axes)), axes)
                     for network in self.networks for axes in ways)
         mean = total / (len(ways) * len(self.networks))
         if shape != self.box.shape:

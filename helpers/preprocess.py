@@ -100,6 +100,11 @@ def move(pictures, matrices, offsets, order, outside="constant"):
     """
     moved = np.empty_like(pictures)
     for new, old, matrix, offset in zip(moved, pictures, matrices, offsets):
+        flip = np.diag(matrix)
+        if (np.diag(flip) == matrix).all() and (abs(flip) == 1).all() and (
+                offset == (1 - flip) / 2 * np.subtract(old.shape[:2], 1)).all():  # mirrored only: the same pixels
+            new[:] = old[::int(flip[0]), ::int(flip[1])]
+            continue
         for channel in np.ndindex(old.shape[2:]):
             new[(..., *channel)] = ndimage.affine_transform(old[(..., *channel)], matrix, offset, order=order,
                                                             mode=outside)

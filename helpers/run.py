@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from helpers import backend, datasets, model, train
+from helpers import backend, datasets, fast, model, train
 from helpers.backend import keras
 from helpers.data import Box, Task
 from helpers.datasets.files import digest, replace_whole
@@ -108,19 +108,24 @@ class Run:
             raise RunError(f"{self.folder} has no whole epoch yet: train it first.")
         name = NETWORK if self.finished else weights_of(self.best)
         if self.opened[0] != name:  # built once: compiling its prediction takes seconds
-            self.opened = name, self.load(self.untrained(), name)
+            self.opened = name, self.load(name)
         return self.opened[1]
 
     def untrained(self):
-        """The network with first weights from the recipe's seed."""
+        """The network with first weights from the recipe's seed, of Keras's own layers."""
         keras.utils.set_random_seed(self.recipe.seed)
         return self.build(self.recipe, self.channels, len(self.task.labels))
 
-    def load(self, network, name):
-        """A network with the weights of one of the run's files; RunError if it is missing or damaged."""
+    def load(self, name, into=None):
+        """The network, or a compiled one, with the weights in one of the run's files; RunError if it is damaged."""
         file = self.folder / name
         if not file.exists() or digest(file.read_bytes()) != self.state["files"][name]:
             raise RunError(f"{file} is missing or damaged. Put it back, or delete the folder to train anew.")
+        if name == NETWORK:
+            network = self.untrained()
+            network.load_weights(file)
+            return fast.quick(network)
+        network = into or fast.quick(self.untrained())
         network.load_weights(file)
         return network
 
@@ -161,20 +166,22 @@ class Run:
         batch = min(recipe.batch, len(seen[0]))
         batches = Batches(seen[0], batch, recipe.augment, shuffle=True, seed=recipe.seed, oversample=recipe.oversample,
                           workers=min(4, os.cpu_count() or 1))
-        batches.epoch, validation, network = done, Batches(seen[1], batch), self.untrained()
+        batches.epoch, network = done, fast.quick(self.untrained())
+        network.batch = batch
         if not done and self.start:
             load_start(network, self.start)
-        train.prepare(network, recipe, len(batches), self.task.names)
+        train.prepare(network, recipe, len(batches))
         if done:
-            self.load(network, weights_of(done - 1))
+            self.load(weights_of(done - 1), network)
             print(f"Going on after epoch {done} of {recipe.epochs}.")
         if keras.config.backend() != "tensorflow":
-            network.test_on_batch(*validation[0])  # `fit` would peek at a batch, and leave others for the first epoch
-        callbacks = [keras.callbacks.TerminateOnNaN(), train.Clock(recipe.epochs, self.task.names),
+            network.test_on_batch(*Batches(seen[1], batch)[0])  # `fit` would peek at a batch, and leave others for the first epoch
+        callbacks = [keras.callbacks.TerminateOnNaN(), train.Validation(seen[1], batch, train.LOSSES[recipe.loss]),
+                     train.Clock(recipe.epochs, self.task.names),
                      Keeper(self, progress, renew)]
         try:
             if done < recipe.epochs:
-                network.fit(batches, validation_data=validation, epochs=recipe.epochs, initial_epoch=done,
+                network.fit(batches, epochs=recipe.epochs, initial_epoch=done,
                             shuffle=False, verbose=0, callbacks=callbacks)
             self.finish()
         except KeyboardInterrupt:

@@ -2,10 +2,14 @@
 
 import time
 
+import numpy as np
+
+from helpers import fast
 from helpers.backend import keras
+from helpers.evaluate import confusion, ratio
 
 ops = keras.ops
-WORST_DICE = "worst dice"  # name of the metric that chooses the epoch
+WORST_DICE = "worst dice"  # what chooses the epoch
 
 
 def dice_and_cross_entropy(truth, probabilities):
@@ -37,31 +41,24 @@ def cross_entropy_only(truth, probabilities):
 LOSSES = {"dice+cross_entropy": dice_and_cross_entropy, "dice": dice_only, "cross_entropy": cross_entropy_only}
 
 
-class HardDice(keras.metrics.Metric):
-    """Hard Dice per label, pooled over all slices seen, and the worst of them."""
+class Validation(keras.callbacks.Callback):
+    """Adds to an epoch's logs the loss and the hard Dice, pooled, of a Split as the network sees it."""
 
-    def __init__(self, label_names, name="dice", **options):
-        super().__init__(name=name, **options)
-        self.label_names = label_names
-        shape = (len(label_names),)
-        self.both = self.add_weight(shape, "zeros", name="both")
-        self.total = self.add_weight(shape, "zeros", name="total")
+    def __init__(self, split, batch, loss):
+        super().__init__()
+        self.split, self.batch, self.loss = split, batch, loss
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Add a batch: labels (B, H, W) and probabilities (B, H, W, L)."""
-        n = len(self.label_names)
-        truth = ops.one_hot(ops.cast(y_true, "int32"), n, dtype="float32")
-        guess = ops.one_hot(ops.argmax(y_pred, axis=-1), n, dtype="float32")
-        self.both.assign_add(ops.sum(truth * guess, axis=(0, 1, 2)))
-        self.total.assign_add(ops.sum(truth + guess, axis=(0, 1, 2)))
-
-    def result(self):
-        """Dice per label, NaN where a label was neither there nor predicted, and the worst of the others."""
-        seen = self.total > 0
-        dice = 2 * self.both / ops.maximum(self.total, 1)
-        each = ops.where(seen, dice, float("nan"))
-        return {**{f"dice {name}": each[k] for k, name in enumerate(self.label_names)},
-                WORST_DICE: ops.min(ops.where(seen, dice, 1.0))}
+    def on_epoch_end(self, epoch, logs=None):
+        """Predict the split; `val_worst dice` is that of the worst label which is there or was predicted."""
+        names, losses, counts = self.split.task.names, 0, 0
+        for at in range(0, len(self.split), self.batch):
+            some = self.split.take(slice(at, at + self.batch))
+            found = fast.probabilities(self.model, some.images, self.batch)
+            losses += float(self.loss(some.labels, found)) * len(some)
+            counts += confusion(some.labels, found.argmax(-1), len(names))
+        dice = ratio("Dice", counts)
+        logs |= {"val_loss": losses / len(self.split), **{f"val_dice {name}": d for name, d in zip(names, dice)},
+                 f"val_{WORST_DICE}": np.nanmin(dice)}
 
 
 def schedule(steps, learning_rate, warm_up=0.05):
@@ -71,11 +68,11 @@ def schedule(steps, learning_rate, warm_up=0.05):
         0.0, max(1, steps - warm_steps), warmup_target=learning_rate, warmup_steps=warm_steps)
 
 
-def prepare(network, recipe, steps_per_epoch, label_names):
+def prepare(network, recipe, steps_per_epoch):
     """Compile a network for training by a recipe, and build its optimizer, so that a saved state fits into it."""
-    optimizer = keras.optimizers.AdamW(schedule(recipe.epochs * steps_per_epoch, recipe.learning_rate),
-                                       recipe.weight_decay, clipnorm=1.0)
-    network.compile(optimizer, LOSSES[recipe.loss], metrics=[HardDice(label_names)])
+    optimizer = fast.AdamW(schedule(recipe.epochs * steps_per_epoch, recipe.learning_rate), recipe.weight_decay,
+                           clipnorm=1.0)
+    network.compile(optimizer, LOSSES[recipe.loss])
     network.optimizer.build(network.trainable_variables)
 
 

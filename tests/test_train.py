@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from helpers import evaluate, train
+from helpers.data import Label, Split, Task
 from helpers.recipe import Recipe
 
 
@@ -29,15 +30,24 @@ def test_losses_are_float32_and_finite_in_half_precision(name):
     assert float(loss) == pytest.approx(0, abs=1e-4)
 
 
-def test_metric_pools_and_leaves_absent_labels_out():
-    metric = train.HardDice(["a", "b", "c"])
-    truth, guess = np.array([[[0, 0, 1, 1]], [[0, 0, 0, 1]]]), np.array([[[0, 1, 1, 1]], [[0, 0, 0, 0]]])
-    for t, g in zip(truth, guess):
-        metric.update_state(t[None], np.eye(3)[g][None])
-    result = {name: float(value) for name, value in metric.result().items()}
+def test_validation_pools_and_leaves_absent_labels_out():
+    truth, guess = np.array([[[0, 0, 1, 1]], [[0, 0, 0, 1]], [[0, 0, 0, 0]]]), np.zeros((3, 1, 4), int)
+    guess[0, 0] = [0, 1, 1, 1]
+
+    class Network:
+        def predict_on_batch(self, images):
+            return np.eye(3)[images[..., 0]]
+
+    labels = tuple(Label(name, grey, "#000000") for grey, name in enumerate("abc"))
+    split = Split("validation", guess[..., None].astype(np.uint8), truth.astype(np.uint8), np.array(["s"] * 3),
+                  Task("test", labels, ""))
+    validation, logs = train.Validation(split, 2, lambda truth, found: len(truth)), {}
+    validation.set_model(Network())
+    validation.on_epoch_end(0, logs)
     expected = evaluate.dice(truth, guess, 3)
-    assert [result["dice a"], result["dice b"]] == pytest.approx(expected[:2].tolist())
-    assert np.isnan(result["dice c"]) and result["worst dice"] == pytest.approx(expected[1])
+    assert [logs["val_dice a"], logs["val_dice b"]] == pytest.approx(expected[:2].tolist())
+    assert np.isnan(logs["val_dice c"]) and logs["val_worst dice"] == pytest.approx(expected[1])
+    assert logs["val_loss"] == pytest.approx((2 * 2 + 1 * 1) / 3)  # batches count by their slices
 
 
 def test_schedule_warms_up_and_comes_down():
@@ -49,7 +59,7 @@ def test_schedule_warms_up_and_comes_down():
 
 def test_a_network_is_prepared_as_its_recipe_says():
     network = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 1)])
-    train.prepare(network, Recipe("practice", epochs=4, learning_rate=0.02, weight_decay=0.3, loss="dice"), 25, ["a", "b"])
+    train.prepare(network, Recipe("practice", epochs=4, learning_rate=0.02, weight_decay=0.3, loss="dice"), 25)
     rates = [float(network.optimizer._learning_rate(step)) for step in (0, 5, 100)]
     assert rates == pytest.approx([0, 0.02, 0], abs=1e-9)  # of 4 x 25 steps
     assert network.optimizer.weight_decay == 0.3 and network.loss is train.dice_only
