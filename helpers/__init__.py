@@ -3,13 +3,14 @@
 recipe      Recipe: every option, checked before anything is loaded
 data        Split, Dataset, Task, Box: the types, and the checks every data set passes
 datasets/   load(recipe); one module per source: practice, varied, oasis, discs, volumes, lgg, nuclei; files
+evaluate    Scores and Verdict: Dice and its relatives per label, subject and image
 backend     Keras without start-up chatter; seeds, device and precision
 preprocess  a split -> augmented batches, uint8 all the way
 model       the blocks, improved_unet(), unet()
-train       loss, metric, learning rate, one line per epoch
+fast        a network's twin, which computes the same faster on TensorFlow
+train       loss, validation, learning rate, one line per epoch
 run         Run: a folder in which a network is trained; a stopped run goes on where it was
 predict     Predictor: images in, labels out, in their own frame
-evaluate    Scores and Verdict: Dice and its relatives per label, subject and image
 show        every figure
 scan        a scan of your own -> a mask on its own grid; python -m helpers.scan
 play        slice browser

@@ -6,7 +6,7 @@ from itertools import chain
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.core.pylabtools import print_figure
-from IPython.display import Markdown, display
+from IPython.display import Code, Markdown, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyBboxPatch, Patch
 
@@ -54,8 +54,10 @@ def axes_of(rows=1, columns=1, width=3.0, height=3.0, title=None):
 
 def source(*functions):
     """The source of functions as a notebook shows code, read from the module that runs."""
-    code = "\n\n".join(inspect.getsource(function) for function in functions)
-    return Markdown(f"```python\n{code}```")
+    code = Code("\n\n".join(map(inspect.getsource, functions)), language="python3")
+    # exported pages have no such style of their own
+    code._repr_html_ = lambda: Code._repr_html_(code).replace("<pre>", '<pre style="font-family: monospace">')
+    return code
 
 
 def cropped(split, indices):
@@ -75,44 +77,54 @@ def panel(ax, task, title="", image=None, labels=None, wrong=None, doubt=None, o
             ax.imshow(np.ma.masked_where((image is not None) & (mask == 0), mask), interpolation="nearest", vmin=-0.5,
                       vmax=len(colours) - 0.5, cmap=ListedColormap(colours), alpha=None if image is None else opacity)
     if doubt is not None:
-        drawn = ax.imshow(doubt, cmap="magma", vmin=0, vmax=1)
-        ax.figure.colorbar(drawn, ax=ax, label="0 sure, 1 no idea", shrink=0.8)
+        ax.imshow(doubt, cmap="magma", vmin=0, vmax=1)
 
 
 def grid(rows, title, alt, task, width=3.0):
-    """A Picture of rows of panels, each the keywords of `panel`, over a legend of the task's labels and of errors."""
+    """A Picture of rows of panels, each the keywords of `panel`, and a legend of what they have: labels, errors, doubt."""
     high, wide = rows[0][0]["image"].shape[:2]
     fig, axes = axes_of(len(rows), len(rows[0]), width, width * high / wide + 0.5 + 0.4 / len(rows), title)
     for ax, keywords in zip(axes.flat, chain(*rows)):
         panel(ax, task, **keywords)
-    handles = [Patch(facecolor=label.colour, edgecolor="#444444", label=label.name) for label in task.labels]
-    if any("wrong" in keywords for keywords in chain(*rows)):
+    drawn = set(chain(*chain(*rows)))  # names of keywords
+    handles = [Patch(facecolor=label.colour, edgecolor="#444444", label=label.name)
+               for label in task.labels if "labels" in drawn]
+    if "wrong" in drawn:
         handles.append(Patch(facecolor=WRONG, label="prediction differs from truth"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    if "doubt" in drawn:
+        fig.colorbar(axes[0, -1].images[-1], ax=axes[:, -1], label="0 sure, 1 no idea", shrink=0.6)
+    fig.legend(handles=handles, loc="outside lower center", ncols=max(1, len(handles)), frameon=False)
     return Picture(fig, alt)
+
+
+def brief(subject):
+    """A subject's name, short enough for a title."""
+    return subject if len(subject) < 24 else f"{subject[:8]}…"
 
 
 def pairs(split, n=4):
     """Slices of `n` subjects above their masks."""
     some, _ = cropped(split, evenly(len(split), n))
-    return grid([[dict(title=subject, image=image) for subject, image in zip(some.subjects, some.images)],
+    return grid([[dict(title=brief(subject), image=image) for subject, image in zip(some.subjects, some.images)],
                  [dict(labels=labels) for labels in some.labels]],
                 f"{split.task.title}: the {split.name} split and its labels",
                 f"{len(some)} slices in a row; below each its mask, a colour a label: {', '.join(split.task.names)}.",
                 split.task)
 
 
-def augmented(split, n=4, seed=0):
-    """One slice as it is and `n` times augmented, rotated and scaled too, its labels below."""
+def augmented(split, share, n=4, seed=0):
+    """One slice as it is and `n` times augmented as a recipe's `augment` says (None: not at all), its labels below."""
     one = split.take(np.repeat(len(split) // 2, n))
-    parts = preprocess.augment(one.images, one.labels, np.random.default_rng(seed), split.task.mirrors, 1.0)
+    parts = one.images, one.labels
+    if share is not None:
+        parts = preprocess.augment(*parts, np.random.default_rng(seed), split.task.mirrors, share)
     images, labels = (np.concatenate([old[:1], new]) for old, new in zip((one.images, one.labels), parts))
     box = Box.around((images > images.max() // 8).any((0, 3)))  # noise fills the air
     titles = ["as it is", *(f"augmented, {number}" for number in range(1, n + 1))]
     return grid([[dict(title=title, image=image) for title, image in zip(titles, box.cut(images))],
                  [dict(labels=label) for label in box.cut(labels)]],
-                f"{split.task.title}: one slice, augmented {n} times",
-                "Mirrored, rotated, scaled and with other greys; below each its mask, moved alike.", split.task, 2.5)
+                f"{split.task.title}: one slice, {n} times as augment={share} changes it",
+                "Below each its mask, moved alike.", split.task, 2.5)
 
 
 def greys(split):
@@ -191,7 +203,7 @@ def curves(run, network=None):
     right.axvline(run.best + 1, color="#888888", linestyle=":", label=f"kept: epoch {run.best + 1}")
     right.axhline(NEEDED, color="#888888", linestyle="--", linewidth=1, label=f"needed: {NEEDED}")
     right.set(xlabel="epoch", ylabel="validation: hard Dice, pooled", ylim=(min(0.85, right.dataLim.y0) - 0.02, 1.005))
-    right.legend(loc="lower right", fontsize=9)
+    right.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)  # beside the curves, not over them
     for ax in axes[0, :2]:
         ax.xaxis.get_major_locator().set_params(integer=True)
     if network is not None:
@@ -237,14 +249,14 @@ def comparison(split, labels, scores):
     titles, ranking = {}, scores.ranking
     for what, subject in zip(("best", "median", "worst"), (ranking[-1], ranking[len(ranking) // 2], ranking[0])):
         own, dice = np.flatnonzero(split.subjects == subject), scores.per_subject.loc[subject].iloc[1:].mean()
-        titles[own[len(own) // 2]] = f"{what}: {subject}\nmean Dice {dice:.3f}"
+        titles[own[len(own) // 2]] = f"{what}: {brief(subject)}\nmean Dice {dice:.3f}"
     return compared(split, labels, titles, "best, median and worst subject")
 
 
 def gallery(split, labels, scores, n=4):
     """The `n` slices with the lowest mean Dice without background, worst first."""
     means = scores.per_image.iloc[:, 1:].mean(axis=1).to_numpy()
-    titles = {index: f"{split.subjects[index]}, slice {split.positions[index]}\nmean Dice {means[index]:.3f}"
+    titles = {index: f"{brief(split.subjects[index])}, slice {split.positions[index]}\nmean Dice {means[index]:.3f}"
               for index in np.argsort(means)[:min(n, np.isfinite(means).sum())]}  # no Dice, NaN, is sorted to the end
     return compared(split, labels, titles, f"the {len(titles)} worst slices")
 
@@ -283,7 +295,7 @@ def overlay(split, index, layer, labels=None, doubt=None, opacity=0.5, shown=Non
     else:
         found = box.cut(labels[[index]] if layer == "prediction" else own.labels)[0]
         drawn |= dict(image=image, labels=found if shown is None else np.where(np.isin(found, shown), found, 0))
-    return grid([[dict(title="slice", image=image), drawn]], f"{split.task.title}: {own.subjects[0]}",
+    return grid([[dict(title="slice", image=image), drawn]], f"{split.task.title}: {brief(own.subjects[0])}",
                 f"A slice, bare and under its {layer}.", split.task, 4.6)
 
 
@@ -292,7 +304,7 @@ def uncertainty(split, labels, predictor, n=3):
     chosen = evenly(len(split), n, ends=False)
     some, box = cropped(split, chosen)
     guesses, doubts = box.cut(labels[chosen]), box.cut(predictor.doubt(split.images[chosen]))
-    rows = [[dict(title=subject, image=image), dict(title="error", image=image, wrong=truth != guess, opacity=1),
+    rows = [[dict(title=brief(subject), image=image), dict(title="error", image=image, wrong=truth != guess, opacity=1),
              dict(title="uncertainty", doubt=doubt)]
             for subject, image, truth, guess, doubt in zip(some.subjects, some.images, some.labels, guesses, doubts)]
     return grid(rows, f"{split.task.title}, {split.name}: where it errs, and where it is unsure",

@@ -83,6 +83,10 @@ class Clock(keras.callbacks.Callback):
         super().__init__()
         self.epochs, self.label_names, self.taken = epochs, label_names, []
 
+    def on_train_begin(self, logs=None):
+        """Say what the lines hold."""
+        print(f"Dice is that of the validation split: {' / '.join(self.label_names)}")
+
     def on_epoch_begin(self, epoch, logs=None):
         """Start the epoch's clock."""
         self.began = time.time()
@@ -92,9 +96,9 @@ class Clock(keras.callbacks.Callback):
         logs["seconds"] = round(time.time() - self.began, 2)
         self.taken.append(logs["seconds"])
         left = (self.epochs - epoch - 1) * sum(self.taken) / len(self.taken)
-        dice = "  ".join(f"{name} {logs[f'val_dice {name}']:.3f}" for name in self.label_names)
-        print(f"epoch {epoch + 1:2d}/{self.epochs}  loss {logs['loss']:.3f}  validation: loss {logs['val_loss']:.3f}  "
-              f"Dice {dice}  {logs['seconds']:.0f} s, {minutes(left)} left", flush=True)
+        dice = " / ".join(f"{logs[f'val_dice {name}']:.3f}" for name in self.label_names)
+        print(f"epoch {epoch + 1:2d}/{self.epochs}  loss {logs['loss']:.3f}, validation {logs['val_loss']:.3f}  Dice {dice}"
+              f"  {logs['seconds']:.0f} s, {minutes(left)} left", flush=True)
 
 
 def minutes(seconds):

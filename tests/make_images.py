@@ -31,7 +31,8 @@ def pictures(folder):
     return {"network": show.network(model.build(run.recipe, brains)),
             "curves": show.curves(run, run.network()),
             "comparison": show.comparison(brains.test, labels, scores),
-            "ingredients": ingredients.figure(pd.read_csv(HERE / "benchmarks" / "ingredients_practice.csv"))}
+            "ingredients": ingredients.figure(pd.read_csv(HERE / "benchmarks" / "ingredients_practice.csv"),
+                                              "validation")}
 
 
 if __name__ == "__main__":

@@ -62,14 +62,15 @@ def test_slices_are_cut_to_the_head(split):
     one = Split("test", far, far[..., 0] * 0, np.array(["a"]), TASK)
     assert show.cropped(one, [0])[1] == Box(14, 2, 32, 48)
     assert drawn(show.overlay(one, 0, "truth"), 0).shape == (32, 48)
-    assert drawn(show.augmented(one, 1), 2).shape[1] < 64  # though noise fills the air
+    assert drawn(show.augmented(one, 1.0, 1), 2).shape[1] < 64  # though noise fills the air
 
 
 def test_augmented_shows_what_preprocess_makes(split):
-    picture = show.augmented(split, 2, seed=3)
+    picture = show.augmented(split, 1.0, 2, seed=3)
     images, labels = preprocess.augment(split.images[[4, 4]], split.labels[[4, 4]], np.random.default_rng(3), (1,), 1.0)
     assert np.array_equal(drawn(picture, 0), split.images[4, ..., 0])
     assert np.array_equal(drawn(picture, 2), images[1, ..., 0]) and np.array_equal(drawn(picture, 5), labels[1])
+    assert np.array_equal(drawn(show.augmented(split, None, 1), 1), split.images[4, ..., 0])
 
 
 def test_greys_count_pixels(split):
@@ -202,4 +203,4 @@ def test_uncertainty_is_drawn_beside_its_errors_on_one_scale(split, guesses):
 
 
 def test_source_is_read_from_the_module_that_runs():
-    assert show.source(evaluate.dice).data.startswith("```python\ndef dice(truth, guess, n_labels):\n")
+    assert show.source(evaluate.dice).data.startswith("def dice(truth, guess, n_labels):\n")

@@ -69,10 +69,12 @@ def test_a_network_is_prepared_as_its_recipe_says():
 def test_an_epochs_line_tells_its_time_and_the_time_left(monkeypatch, capsys):
     clock, now = train.Clock(4, ["a", "b"]), iter([100, 130, 200, 300])
     monkeypatch.setattr(train.time, "time", lambda: next(now))
+    clock.on_train_begin()
     for epoch in (1, 2):
         logs = {"loss": 1.0, "val_loss": 2.0, "val_dice a": 0.5, "val_dice b": float("nan")}
         clock.on_epoch_begin(epoch)
         clock.on_epoch_end(epoch, logs)
     assert logs["seconds"] == 100  # one epoch of 30 s, one of 100: one more takes 65
-    assert capsys.readouterr().out.splitlines()[1] == (
-        "epoch  3/4  loss 1.000  validation: loss 2.000  Dice a 0.500  b nan  100 s, 1 min 05 s left")
+    lines = capsys.readouterr().out.splitlines()
+    assert [lines[0], lines[2]] == ["Dice is that of the validation split: a / b",
+                                    "epoch  3/4  loss 1.000, validation 2.000  Dice 0.500 / nan  100 s, 1 min 05 s left"]

@@ -198,9 +198,8 @@ def main(words=None):
     chosen = arguments(words)
     if chosen.draw:
         results = pd.read_csv(chosen.draw[0])
-        split = "test" if "test background" in results else "validation"
-        print(table(results, split))
-        figure(results, split).save(chosen.draw[1])
+        print(table(results, "validation"))
+        figure(results, "validation").save(chosen.draw[1])
         return
     backend.set_up()
     options = chosen.options if "dropout=" in chosen.options else f"{DROPOUT} {chosen.options}"
