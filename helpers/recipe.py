@@ -148,7 +148,7 @@ MACHINES = {"processor": dict(slices=640, validation_slices=280, epochs=8, batch
 
 # What each data set is trained with (both machines, or one), which options it lacks, and what DATA must be.
 SETS = {
-    "practice": dict(both=dict(dropout=0.1), processor=dict(slices=256, validation_slices=96, epochs=4),
+    "practice": dict(both=dict(dropout=0.1), processor=dict(slices=224, validation_slices=64, epochs=4),
                      lacks=("oversample", "largest")),
     "varied": dict(both=dict(dropout=0.1, augment=0.7), processor=dict(slices=400, validation_slices=96, epochs=8),
                    lacks=("oversample", "largest")),
