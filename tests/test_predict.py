@@ -9,6 +9,7 @@ from helpers import predict
 from helpers.data import TISSUES, Box, Split, Task
 from helpers.predict import Predictor
 from helpers.recipe import Recipe
+from helpers.run import RunError
 
 TASK = Task("toy", TISSUES, "made here")
 
@@ -37,7 +38,7 @@ def predictor_of(network, box, frame=None, channels=1, task=TASK, others=(), **o
 def run_of(network, box, frame=None, channels=1, task=TASK, others=(), **options):
     """What a predictor asks of a run."""
     return SimpleNamespace(network=lambda: network, task=task, box=box, frame=frame or box.shape, others=others,
-                           recipe=Recipe("practice", **{"mirrors": False} | options), state={"channels": channels})
+                           recipe=Recipe("lgg", **{"mirrors": False} | options), channels=channels, folder="a folder")
 
 
 def greys(*shape):
@@ -95,6 +96,18 @@ def test_networks_are_averaged_and_options_win_over_the_recipe():
         assert np.allclose(found[3, 0], [0.25, 0.15, 0, 0.5])
     assert Predictor(second, mirrors=True).mirrors == (1,) and Predictor(second).mirrors == ()
     assert Predictor(second, largest=True).largest
+
+
+@pytest.mark.parametrize("other, said", [
+    (dict(box=Box(0, 0, 16, 32)), "box, size"), (dict(frame=(40, 64)), "frame"), (dict(channels=3), "channels"),
+    (dict(task=Task("cells", TISSUES[:2], "made")), "labels"), (dict(size=32), "size")])
+def test_runs_that_differ_are_not_averaged(other, said):
+    first, second = (run_of(ByGrey(), **dict(box=Box(0, 0, 32, 64), frame=(40, 80)) | more) for more in ({}, other))
+    second.folder = "another"
+    with pytest.raises(RunError, match=f"a folder and another cannot be averaged: {said} differ"):
+        Predictor(first, second)
+    with pytest.raises(RunError):
+        Predictor(run_of(ByGrey(), first.box, first.frame, others=(second,)))
 
 
 def test_what_was_shrunk_is_enlarged_in_place():
