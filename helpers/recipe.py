@@ -78,18 +78,19 @@ class Recipe:
         reader, wrong = parse(options)
         environment, more = parse(os.environ.get(ENVIRONMENT, ""))
         given = reader | environment
-        refuse(wrong + more + misplaced(dataset, data, given.get("start")) + complaints(dataset, given))
+        refuse([*wrong, *more, *misplaced(dataset, data, given.get("start")),
+                *(said for name in OPTIONS if name in given and (said := complaint(dataset, name, given[name])))])
         machine = "GPU" if (gpu() if callable(gpu) else gpu) else "processor"
-        own = SETS[dataset]
         values, reasons = {}, {}
-        for reason, layer in (("this machine", MACHINES[machine]), ("this data set", own.get("both", {})),
-                              ("this data set", own.get(machine, {})), ("you", reader), ("environment", environment)):
+        own = SETS[dataset].get("both", {}) | SETS[dataset].get(machine, {})
+        for reason, layer in (("this machine", MACHINES[machine]), ("this data set", own), ("you", reader),
+                              ("environment", environment)):
             values |= layer
             reasons |= dict.fromkeys(layer, reason)
         return cls(dataset, data, machine, **values, reasons=reasons)
 
     def __post_init__(self):
-        refuse(complaints(self.dataset, vars(self)))
+        refuse([said for name in OPTIONS if (said := complaint(self.dataset, name, getattr(self, name)))])
         for name, rule in OPTIONS.items():  # 1 for 1.0 is another text, and another run's name
             if rule["kind"] is float and getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
@@ -142,16 +143,14 @@ OPTIONS = {spec.name: spec.metadata for spec in fields(Recipe) if spec.metadata}
 MACHINES = {"processor": dict(slices=640, validation_slices=280, epochs=8, batch=8),
             "GPU": dict(slices=None, validation_slices=None, epochs=30, batch=16)}
 
-# What each data set is trained with (both machines, or one), which options it lacks, and what DATA must be.
+# What each data set is trained with (both machines, or one), which options it lacks unless it has what brains have, and
+# what DATA must be.
 SETS = {
-    "practice": dict(both=dict(dropout=0.1), processor=dict(slices=256, validation_slices=96, epochs=4),
-                     lacks=("oversample", "largest")),
-    "varied": dict(both=dict(dropout=0.1, augment=0.7), processor=dict(slices=400, validation_slices=96, epochs=8),
-                   lacks=("oversample", "largest")),
-    "oasis": dict(processor=dict(slices=2416), lacks=("oversample", "largest"),
+    "practice": dict(both=dict(dropout=0.1), processor=dict(slices=256, validation_slices=96, epochs=4)),
+    "varied": dict(both=dict(dropout=0.1, augment=0.7), processor=dict(slices=400, validation_slices=96, epochs=8)),
+    "oasis": dict(processor=dict(slices=2416),
                   data="the folder or zip of the course's slices (keras_png_slices_data.zip), or unpacked OASIS-1 discs"),
-    "volumes": dict(both=dict(epochs=24, batch=8, start="varied"), lacks=("oversample", "largest"),
-                    data="a folder of NAME.nii.gz with NAME_seg.nii.gz"),
+    "volumes": dict(both=dict(epochs=24, batch=8, start="varied"), data="a folder of NAME.nii.gz with NAME_seg.nii.gz"),
     "lgg": dict(both=dict(epochs=24, batch=8, augment=0.7), processor=dict(size=128), lacks=("oversample", "start"),
                 data="Kaggle's zip or folder kaggle_3m (kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation)"),
     "nuclei": dict(both=dict(epochs=37, batch=4, learning_rate=2e-3, augment=0.7, oversample=3),
@@ -167,8 +166,8 @@ def refuse(sentences):
 
 
 def lacks(dataset):
-    """The options that mean nothing for a data set."""
-    return SETS.get(str(dataset), {}).get("lacks", ())
+    """The options that mean nothing for a data set; brains are alike, and come in many pieces."""
+    return SETS.get(str(dataset), {}).get("lacks", ("oversample", "largest"))
 
 
 def nearest(word, words):
@@ -207,11 +206,6 @@ def to_value(name, text):
         return {"true": True, "yes": True, "false": False, "no": False}[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
         return text
-
-
-def complaints(dataset, values):
-    """A sentence on each wrong one among values of options, {option: value}, for a data set."""
-    return [said for name in OPTIONS if name in values and (said := complaint(dataset, name, values[name]))]
 
 
 def complaint(dataset, name, value):

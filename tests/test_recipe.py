@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.recipe import ENVIRONMENT, MACHINES, OPTIONS, SETS, Recipe, RecipeError
+from helpers.recipe import ENVIRONMENT, MACHINES, OPTIONS, SETS, Recipe, RecipeError, lacks
 
 HERE = Path(__file__).parents[1]
 
@@ -46,7 +46,7 @@ def test_data_sets_have_what_suits_them_on_both_machines():
         "practice": 0, "varied": 0.7, "oasis": 0, "volumes": 0, "lgg": 0.7, "nuclei": 0.7}.items()}
     assert (Recipe.choose("lgg", data="x").size, Recipe.choose("lgg", data="x", gpu=True).size) == (128, None)
     for name, own in SETS.items():
-        assert not {*own.get("both", ()), *own.get("processor", ()), *own.get("GPU", ())} & {*own["lacks"]}, name
+        assert not {*own.get("both", ()), *own.get("processor", ()), *own.get("GPU", ())} & {*lacks(name)}, name
 
 
 def test_everything_wrong_is_said_at_once():
@@ -137,7 +137,7 @@ def test_what_a_data_set_lacks_stays_at_its_default_however_it_is_given():
         assert give(largest=False, oversample=4).oversample == 4
         with pytest.raises(RecipeError) as caught:
             give(people=2, largest=True, start="varied")
-        assert str(caught.value).split("\n") == [f"nuclei has no option {name}." for name in ("people", "start", "largest")]
+        assert str(caught.value).split("\n") == [f"nuclei has no option {n}." for n in ("people", "start", "largest")]
     assert Recipe.choose("nuclei", "people=all start=random", data="x").plain().network == "unet"
 
 
