@@ -97,7 +97,7 @@ def exchange(layer):
     return (UpConvolution if layer.name.startswith("up_") and kind is layers.Conv2D else kind).from_config(config)
 
 
-def probabilities(network, images, batch=16):
+def probabilities(network, images, batch):
     """A network's probabilities (N, H, W, L) of images (N, H, W, C), in batches of one size, which is compiled once."""
     found = []
     for at in range(0, len(images), batch):

@@ -8,9 +8,10 @@ from scipy import ndimage, stats
 from helpers import fast
 from helpers.backend import keras
 from helpers.data import shrink
-from helpers.run import Run
+from helpers.run import Run, RunError
 
 CHUNK = 64  # slices whose probabilities are in memory at once
+BATCH = 16  # slices predicted in one step
 
 
 class Predictor:
@@ -23,11 +24,15 @@ class Predictor:
     def __init__(self, *runs, mirrors=None, largest=None):
         first = runs[0]
         runs = [one for run in runs for one in (run, *run.others)]
+        kinds = [dict(labels=run.task.labels, box=run.box, frame=run.frame, channels=run.channels,
+                      size=run.box.seen(run.recipe.size)) for run in runs]
+        for run, kind in zip(runs, kinds):
+            if differing := [name for name in kind if kind[name] != kinds[0][name]]:
+                raise RunError(f"{first.folder} and {run.folder} cannot be averaged: {', '.join(differing)} differ.")
         self.networks = [run.network() for run in runs]
-        self.task, self.box, self.frame, self.size = first.task, first.box, first.frame, first.recipe.size
-        self.channels = first.state["channels"]
+        self.task, self.box, self.frame, self.channels = first.task, first.box, first.frame, first.channels
         self.mirrors = self.task.mirrors if (first.recipe.mirrors if mirrors is None else mirrors) else ()
-        self.largest = first.recipe.largest if largest is None else largest
+        self.size, self.largest = first.recipe.size, first.recipe.largest if largest is None else largest
 
     @classmethod
     def open(cls, *folders, **options):
@@ -61,7 +66,7 @@ class Predictor:
         if shape != self.box.shape:
             cut = np.stack([shrink(image, shape) for image in cut])
         ways = [axes for n in range(len(self.mirrors) + 1) for axes in combinations(self.mirrors, n)]
-        total = sum(np.flip(fast.probabilities(network, np.flip(cut, axes)), axes)
+        total = sum(np.flip(fast.probabilities(network, np.flip(cut, axes), BATCH), axes)
                     for network in self.networks for axes in ways)
         mean = total / (len(ways) * len(self.networks))
         if shape != self.box.shape:

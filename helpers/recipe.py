@@ -6,6 +6,8 @@
 import difflib
 import html
 import os
+import re
+import signal
 import sys
 from dataclasses import dataclass, field, fields, replace
 
@@ -29,7 +31,7 @@ def option(default, meaning, kind, least=None, most=None, **more):
 
     `more`: choices; `none`, what None is called; `stage`, what it decides; `multiple`, of what it must be one.
     """
-    more = dict(choices=(), none=None, stage="training", multiple=1) | more
+    more = dict(default=default, choices=(), none=None, stage="training", multiple=1) | more
     return field(default=default, metadata=dict(meaning=meaning, kind=kind, least=least, most=most, **more))
 
 
@@ -43,8 +45,8 @@ class Recipe:
     network: str = option("improved_unet", "which network", str, choices=("improved_unet", "unet"))
     filters: int = option(16, "feature maps at full resolution, doubled at each level down", int, 1, 256)
     dropout: float = option(0.0, "share of feature maps dropped in context modules", float, 0, 0.95)
-    size: int = option(None, "longer side, in pixels, of what the network sees; it shrinks slices, never the truth", int,
-                       32, 4096, none="whole", multiple=MULTIPLE)
+    size: int = option(None, "longer side, in pixels, of what the network sees; it shrinks slices, never the truth "
+                       "that is graded", int, 32, 4096, none="whole", multiple=MULTIPLE)
     people: int = option(None, "people to learn from", int, 1, none="all", stage="data")
     slices: int = option(None, "training slices, even over people and positions", int, 1, none="all", stage="data")
     validation_slices: int = option(None, "validation slices, spread likewise", int, 1, none="all", stage="data")
@@ -53,8 +55,8 @@ class Recipe:
     batch: int = option(8, "slices in one step", int, 1, 4096)
     learning_rate: float = option(3e-3, "highest learning rate, after the warm-up", float, 1e-7, 1)
     weight_decay: float = option(1e-4, "weight decay of AdamW", float, 0, 1)
-    augment: float = option(0.0, "share of slices rotated, scaled and shifted; the others are mirrored and change their "
-                            "greys; none: no augmentation at all", float, 0, 1, none="none")
+    augment: float = option(0.0, "share of training slices that are also rotated, scaled and shifted (all are mirrored "
+                            "and change their greys); none: no augmentation at all", float, 0, 1, none="none")
     oversample: int = option(1, "how often an epoch shows each picture of the rarer background", int, 1, 100)
     loss: str = option("dice+cross_entropy", "what training minimises", str,
                        choices=("dice+cross_entropy", "dice", "cross_entropy"))
@@ -76,31 +78,26 @@ class Recipe:
         reader, wrong = parse(options)
         environment, more = parse(os.environ.get(ENVIRONMENT, ""))
         given = reader | environment
-        wrong += more + misplaced(dataset, data, given)
-        wrong += [said for name in OPTIONS if name in given and (said := complaint(name, given[name]))]
-        if wrong:
-            raise RecipeError("\n".join(wrong))
+        refuse([*wrong, *more, *misplaced(dataset, data, given.get("start")),
+                *(said for name in OPTIONS if name in given and (said := complaint(dataset, name, given[name])))])
         machine = "GPU" if (gpu() if callable(gpu) else gpu) else "processor"
-        own = SETS[dataset]
         values, reasons = {}, {}
-        for reason, layer in (("this machine", MACHINES[machine]), ("this data set", own.get("both", {})),
-                              ("this data set", own.get(machine, {})), ("you", reader), ("environment", environment)):
+        own = SETS[dataset].get("both", {}) | SETS[dataset].get(machine, {})
+        for reason, layer in (("this machine", MACHINES[machine]), ("this data set", own), ("you", reader),
+                              ("environment", environment)):
             values |= layer
             reasons |= dict.fromkeys(layer, reason)
         return cls(dataset, data, machine, **values, reasons=reasons)
 
     def __post_init__(self):
-        wrong = [said for name in OPTIONS if (said := complaint(name, getattr(self, name)))]
-        if wrong:
-            raise RecipeError("\n".join(wrong))
+        refuse([said for name in OPTIONS if (said := complaint(self.dataset, name, getattr(self, name)))])
         for name, rule in OPTIONS.items():  # 1 for 1.0 is another text, and another run's name
             if rule["kind"] is float and getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
 
     def change(self, **options):
         """The same recipe with other `options`."""
-        if unknown := [unknown_option(name) for name in options if name not in OPTIONS]:
-            raise RecipeError("\n".join(unknown))
+        refuse([unknown_option(name) for name in options if name not in OPTIONS])
         return replace(self, **options, reasons=self.reasons | dict.fromkeys(options, "you"))
 
     def plain(self):
@@ -111,8 +108,8 @@ class Recipe:
         """The recipe of the run that `start` names, with this one's network; None where it names none."""
         if self.start not in SETS:
             return None
-        shape = f"network={self.network} filters={self.filters} dropout={self.dropout} seed={self.seed}"
-        return Recipe.choose(self.start, shape, gpu=self.machine == "GPU")
+        shape = {name: getattr(self, name) for name in ("network", "filters", "dropout", "seed")}
+        return Recipe.choose(self.start, gpu=self.machine == "GPU").change(**shape, start=None, networks=1)
 
     @property
     def training(self):
@@ -125,10 +122,10 @@ class Recipe:
                 "test": (self.test_slices, None)}[split]
 
     def rows(self):
-        """One (option, value, who chose it, meaning) for each option."""
+        """One (option, value, who chose it, meaning) for each option that its data set has."""
         values = {name: getattr(self, name) for name in OPTIONS}
         return [(name, rule["none"] if values[name] is None else str(values[name]), self.reasons.get(name, "default"),
-                 rule["meaning"]) for name, rule in OPTIONS.items()]
+                 rule["meaning"]) for name, rule in OPTIONS.items() if name not in lacks(self.dataset)]
 
     def __repr__(self):
         lines = ["{:17} {:19} {:14} {}".format(*row) for row in self.rows()]
@@ -146,22 +143,31 @@ OPTIONS = {spec.name: spec.metadata for spec in fields(Recipe) if spec.metadata}
 MACHINES = {"processor": dict(slices=640, validation_slices=280, epochs=8, batch=8),
             "GPU": dict(slices=None, validation_slices=None, epochs=30, batch=16)}
 
-# What each data set is trained with (both machines, or one), which options it lacks, and what DATA must be.
+# What each data set is trained with (both machines, or one), which options it lacks unless it has what brains have, and
+# what DATA must be.
 SETS = {
-    "practice": dict(both=dict(dropout=0.1), processor=dict(slices=224, validation_slices=64, epochs=4),
-                     lacks=("oversample", "largest")),
-    "varied": dict(both=dict(dropout=0.1, augment=0.7), processor=dict(slices=400, validation_slices=96, epochs=8),
-                   lacks=("oversample", "largest")),
-    "oasis": dict(processor=dict(slices=2416), lacks=("oversample", "largest"),
+    "practice": dict(both=dict(dropout=0.1), processor=dict(slices=224, validation_slices=64, epochs=4)),
+    "varied": dict(both=dict(dropout=0.1, augment=0.7), processor=dict(slices=400, validation_slices=96, epochs=8)),
+    "oasis": dict(processor=dict(slices=2416),
                   data="the folder or zip of the course's slices (keras_png_slices_data.zip), or unpacked OASIS-1 discs"),
-    "volumes": dict(both=dict(epochs=24, batch=8, start="varied"), lacks=("oversample", "largest"),
-                    data="a folder of NAME.nii.gz with NAME_seg.nii.gz"),
+    "volumes": dict(both=dict(epochs=24, batch=8, start="varied"), data="a folder of NAME.nii.gz with NAME_seg.nii.gz"),
     "lgg": dict(both=dict(epochs=24, batch=8, augment=0.7), processor=dict(size=128), lacks=("oversample", "start"),
                 data="Kaggle's zip or folder kaggle_3m (kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation)"),
     "nuclei": dict(both=dict(epochs=37, batch=4, learning_rate=2e-3, augment=0.7, oversample=3),
                    lacks=("people", "largest", "start"),
                    data="the folder or zip of stage1_train (bbbc.broadinstitute.org/BBBC038)"),
 }
+
+
+def refuse(sentences):
+    """RecipeError, if there are any sentences on what is wrong."""
+    if sentences:
+        raise RecipeError("\n".join(sentences))
+
+
+def lacks(dataset):
+    """The options that mean nothing for a data set; brains are alike, and come in many pieces."""
+    return SETS.get(str(dataset), {}).get("lacks", ("oversample", "largest"))
 
 
 def nearest(word, words):
@@ -178,7 +184,7 @@ def unknown_option(name):
 def parse(text):
     """{option: value} of a text such as "epochs=10 filters=32", and a sentence for everything in it that is none."""
     found, wrong = {}, []
-    for word in str(text).replace(",", " ").split():
+    for word in re.sub(r"\s*=\s*", "=", str(text).replace(",", " ")).split():
         name, equals, value = word.partition("=")
         if not equals:
             wrong.append(f"{word!r} is not like name=value.")
@@ -202,11 +208,13 @@ def to_value(name, text):
         return text
 
 
-def complaint(name, value):
+def complaint(dataset, name, value):
     """A sentence on what is wrong with an option's value; None if nothing is."""
     rule = OPTIONS[name]
     kind, least, most, choices = rule["kind"], rule["least"], rule["most"], rule["choices"]
     right = isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == isinstance(value, bool)
+    if name in lacks(dataset):
+        return None if value == rule["default"] else f"{dataset} has no option {name}."
     if value is None and rule["none"] or right and (least is None or value >= least) and (
             most is None or value <= most) and value in (choices or [value]) and (
             rule["multiple"] == 1 or value % rule["multiple"] == 0):
@@ -217,26 +225,26 @@ def complaint(name, value):
     return f"{name} is {value!r}; it must be {what}{', or ' + rule['none'] if rule['none'] else ''}."
 
 
-def misplaced(dataset, data, given):
-    """Sentences on a data set that is none, options that it lacks, and DATA that it needs or does not take."""
+def misplaced(dataset, data, start):
+    """Sentences on a data set that is none, DATA that it needs or does not take, and a start that is not there."""
     if dataset not in list(SETS):
         return [f"There is no data set {dataset!r}.{nearest(dataset, SETS)} Choose one of: {', '.join(SETS)}."]
-    needs = SETS[dataset].get("data")
-    wrong = [f"{dataset} has no option {name}." for name in given if name in SETS[dataset].get("lacks", ())]
+    wrong, needs, own = [], SETS[dataset].get("data"), [name for name in SETS if "data" not in SETS[name]]
     if needs and not data:
         wrong.append(f"{dataset} needs DATA: {needs}.")
     if data and not needs:
-        wrong.append(f"{dataset} makes its own brains and takes no DATA, which is {data!r}. "
-                     "For the course's slices, DATASET is oasis.")
-    start, own = given.get("start"), [name for name in SETS if "data" not in SETS[name]]
+        wrong.append(f"{dataset} makes its own brains: leave DATA empty (it is {data!r}). For the course's slices, set "
+                     "DATASET to oasis.")
     if start is not None and start not in own and not os.path.isdir(os.path.expanduser(start)):
         wrong.append(f"start is {start!r}; it must be {', '.join(own)}, the folder of a finished run, or random.")
     return wrong
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
     for name in sys.argv[1:] or SETS:
         for machine in MACHINES:
-            if name not in SETS:
-                raise SystemExit(f"There is no data set {name!r}. Choose of: {', '.join(SETS)}.")
-            print(Recipe.choose(name, data="x" if SETS[name].get("data") else "", gpu=machine == "GPU"), "\n")
+            try:
+                print(Recipe.choose(name, data="x" if "data" in SETS.get(name, {}) else "", gpu=machine == "GPU"), "\n")
+            except RecipeError as error:
+                sys.exit(str(error))

@@ -1,18 +1,19 @@
 """Run: a folder in which one network is trained. It has one writer and one commit point, the file run.json.
 
-run.json                  the only state: recipe, task, box, versions, history, best epoch, {file: checksum}; written last
+run.json                  the only state: recipe, others, task, box, versions, history, best epoch, {file: checksum};
+                          written last
 epoch-012.weights.h5      weights and optimizer of the last whole epoch, and of the best; gone when finished
 network.keras             when finished: the best epoch's network; `keras.saving.load_model` opens it
 lock                      held while training
 history.csv, results/     for readers, made again from the above at any time, never read
 """
 
+import ast
 import fcntl
 import json
-import math
 import os
 import platform
-import socket
+import re
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
@@ -21,15 +22,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from helpers import backend, datasets, fast, model, train
+from helpers import backend, datasets, fast, model, preprocess, train
 from helpers.backend import keras
 from helpers.data import Box, Task
 from helpers.datasets.files import digest, replace_whole
-from helpers.preprocess import Batches
 from helpers.recipe import Recipe, UserError
 
 STATE, NETWORK, LOCK = "run.json", "network.keras", "lock"
-VERSION = 1  # of run.json
+VERSION = 2  # of run.json
 STALE = 30 * 60  # seconds after which a lock of another machine, renewed each epoch, no longer counts
 
 
@@ -42,33 +42,44 @@ class Run:
 
     `Run(runs, recipe, dataset)` names its folder below `runs` by what decides the weights. `build`, for experiments,
     is a function like `helpers.model.of_recipe`. With `recipe.networks` above 1, `others` are the runs of the next
-    seeds. `state` is what run.json holds; `task`, `box`, `frame` (H, W) and `channels` are the data set's.
+    seeds. `state` is what run.json holds: whether all epochs are trained (`finished`), the epoch, from 0, whose worst
+    label has the best validation Dice (`best`, None before the first is whole), and the data set's `task`, `box`,
+    `frame` (H, W) and `channels`.
     """
 
     def __init__(self, runs, recipe, dataset, build=model.of_recipe):
-        runs = Path(os.environ.get("OASIS_RUNS") or runs).expanduser()
+        if (place := Path(os.environ.get("OASIS_RUNS") or runs).expanduser()) != Path(runs).expanduser():
+            print(f"RUNS is taken from the environment: {place}, not {runs}.")
         self.recipe, self.dataset, self.build = recipe, dataset, build
-        self.start = start_of(runs, recipe, build)
+        base = recipe.start and recipe.starting()
+        self.start = Run(place, base, datasets.load(base), build) if base else recipe.start and Run.open(recipe.start)
         identity = self.identity()
         self.name = f"{recipe.dataset}-{digest(json.dumps(identity).encode())[:6]}"
-        self.folder = runs / self.name
+        self.folder = place / self.name
+        self.others = tuple(Run(place, recipe.change(seed=recipe.seed + k, networks=1), dataset, build)
+                            for k in range(1, recipe.networks))
         options = {name: value for name, value in vars(recipe).items() if name not in ("data", "reasons")}
         versions = {"python": platform.python_version(), "keras": keras.__version__, "backend": backend.version()}
         self.adopt(read_state(self.folder) or {
             "version": VERSION, "name": self.name, "identity": identity, "recipe": options, "versions": versions,
-            "task": astuple(dataset.task), "box": astuple(dataset.box), "frame": dataset.image_shape[:2],
-            "channels": dataset.image_shape[2], "history": [], "best": None, "finished": False, "files": {}})
-        self.others = tuple(Run(runs, recipe.change(seed=recipe.seed + k, networks=1), dataset, build)
-                            for k in range(1, recipe.networks))
+            "others": [other.name for other in self.others], "task": astuple(dataset.task), "box": astuple(dataset.box),
+            "frame": dataset.image_shape[:2], "channels": dataset.image_shape[2],
+            "history": [], "best": None, "finished": False, "files": {}})
 
     @classmethod
-    def open(cls, folder):
-        """The run in a folder, without its data: its history, network and task."""
-        run, state = cls.__new__(cls), read_state(Path(folder).expanduser())
+    def open(cls, folder, first=None):
+        """The run in a folder, without its data: its history, network and task, and its `others`, which lie beside it.
+
+        `first` is the folder of the run that this one is averaged with.
+        """
+        run, state = cls.__new__(cls), read_state(folder := Path(folder).expanduser())
         if state is None:
-            raise RunError(f"{folder} is not the folder of a run: it has no {STATE}.")
-        run.folder, run.name, run.recipe = Path(folder).expanduser(), state["name"], Recipe(**state["recipe"])
-        run.dataset, run.build, run.others, run.start = None, model.of_recipe, (), None
+            raise RunError(f"{folder} is not the folder of a run: it has no {STATE}." + (
+                f" {first} is averaged with it: copy it there, or train it." if first else ""))
+        run.folder, run.name, run.recipe = folder, state["name"], Recipe(**state["recipe"])
+        run.dataset, run.build, run.start = None, model.of_recipe, None
+        beside = () if first else state["others"]
+        run.others = tuple(cls.open(folder.resolve().parent / name, folder) for name in beside)
         run.adopt(state)
         return run
 
@@ -76,26 +87,16 @@ class Run:
         """Take what run.json holds for this run's state."""
         self.state, self.task, self.box = state, Task.of(state["task"]), Box(*state["box"])
         self.frame, self.channels, self.opened = tuple(state["frame"]), state["channels"], (None, None)
+        self.finished, self.best = state["finished"], state["best"]
 
     def identity(self):
         """What decides the weights."""
         dataset, splits = self.dataset, (self.dataset.train, self.dataset.validation)
-        training = {name: value for name, value in self.recipe.training.items() if name not in ("size", "start")}
         pixels = digest(*(np.ascontiguousarray(part) for split in splits for part in (split.images, split.labels)))
-        return training | {
+        return self.recipe.training | {
             "start": self.start and self.start.name, "data": pixels, "box": astuple(dataset.box),
-            "seen": dataset.box.seen(self.recipe.size), "labels": dataset.n_labels, "build": self.build.__qualname__,
-            "precision": keras.mixed_precision.dtype_policy().name, "backend": keras.config.backend()}
-
-    @property
-    def finished(self):
-        """Whether all epochs are trained."""
-        return self.state["finished"]
-
-    @property
-    def best(self):
-        """The epoch, from 0, whose worst label has the best validation Dice; None before the first is whole."""
-        return self.state["best"]
+            "size": dataset.box.seen(self.recipe.size), "labels": dataset.n_labels, "build": self.build.__qualname__,
+            "code": CODE, "precision": keras.mixed_precision.dtype_policy().name, "backend": keras.config.backend()}
 
     @property
     def history(self):
@@ -113,21 +114,22 @@ class Run:
 
     def untrained(self):
         """The network with first weights from the recipe's seed, of Keras's own layers."""
+        made = self.state["identity"]
+        if (self.build.__qualname__, CODE) != (made["build"], made["code"]):
+            raise RunError(f"{self.folder} was made by other code, build={made['build']}: use that, or train anew.")
         keras.utils.set_random_seed(self.recipe.seed)
         return self.build(self.recipe, self.channels, len(self.task.labels))
 
     def load(self, name, into=None):
-        """The network, or a compiled one, with the weights in one of the run's files; RunError if it is damaged."""
+        """The twin, or a compiled one, with the weights in one of the run's files; RunError if it is damaged."""
         file = self.folder / name
         if not file.exists() or digest(file.read_bytes()) != self.state["files"][name]:
             raise RunError(f"{file} is missing or damaged. Put it back, or delete the folder to train anew.")
-        if name == NETWORK:
-            network = self.untrained()
-            network.load_weights(file)
-            return fast.quick(network)
-        network = into or fast.quick(self.untrained())
+        if name == NETWORK and self.dataset is None:  # the code may be another than it was trained by
+            return fast.quick(keras.saving.load_model(file, compile=False))
+        network = self.untrained() if name == NETWORK else into or fast.quick(self.untrained())
         network.load_weights(file)
-        return network
+        return fast.quick(network) if name == NETWORK else network
 
     def train(self, progress=None):
         """Train what is left, and return the run. `progress(run, network)` is called after each epoch and at the end.
@@ -136,19 +138,23 @@ class Run:
         epoch. RunError while another process trains here.
         """
         for run in (self, *self.others):
-            if run.finished:
-                run.sweep()  # what a finish that was cut short left
-                print(f"{run.folder} is already trained.")
-            else:
-                try:
+            try:
+                if run.finished:
+                    run.sweep()  # what a finish that was cut short left
+                    print(f"{run.folder} is already trained.")
+                else:
                     run.folder.mkdir(parents=True, exist_ok=True)
                     with run.locked() as renew:
                         run.adopt(read_state(run.folder) or run.state)
                         if not run.finished:  # by another process, meanwhile
                             run.train_rest(progress, renew)
-                except OSError as error:
-                    raise RunError(f"{run.folder} cannot be written into ({error}). Is the disk full, or Drive no longer "
-                                   "mounted? Whole epochs are kept: mend it and run this again.") from error
+                asked = {name: vars(self.recipe)[name] for name in ("mirrors", "largest", "networks")}
+                how = {"recipe": run.state["recipe"] | asked, "others": [other.name for other in self.others]}
+                if run is self and run.finished and run.state | how != run.state:
+                    run.put(**how)  # so that the folder alone predicts as it was last asked to
+            except OSError as error:
+                raise RunError(f"{run.folder} cannot be written into ({error}). Is the disk full, or Drive no longer "
+                               "mounted? Whole epochs are kept: mend it and run this again.") from error
             row = run.state["history"][run.best]
             print(f"Kept epoch {run.best + 1} of {len(run.history)}: its worst label has validation Dice "
                   f"{row[f'val_{train.WORST_DICE}']:.4f}. Results: {run.folder}")
@@ -164,8 +170,8 @@ class Run:
         self.sweep()
         seen = [split.seen(self.box, recipe.size) for split in (self.dataset.train, self.dataset.validation)]
         batch = min(recipe.batch, len(seen[0]))
-        batches = Batches(seen[0], batch, recipe.augment, shuffle=True, seed=recipe.seed, oversample=recipe.oversample,
-                          workers=min(4, os.cpu_count() or 1))
+        batches = preprocess.Batches(seen[0], batch, recipe.augment, shuffle=True, seed=recipe.seed,
+                                     oversample=recipe.oversample, workers=min(4, os.cpu_count() or 1))
         batches.epoch, network = done, fast.quick(self.untrained())
         network.batch = batch
         if not done and self.start:
@@ -175,7 +181,8 @@ class Run:
             self.load(weights_of(done - 1), network)
             print(f"Going on after epoch {done} of {recipe.epochs}.")
         if keras.config.backend() != "tensorflow":
-            network.test_on_batch(*Batches(seen[1], batch)[0])  # `fit` would peek at a batch, and leave others for the first epoch
+            # `fit` would peek at a batch, and leave others for the first epoch
+            network.test_on_batch(seen[0].images[:batch], seen[0].labels[:batch])
         callbacks = [keras.callbacks.TerminateOnNaN(), train.Validation(seen[1], batch, train.LOSSES[recipe.loss]),
                      train.Clock(recipe.epochs, self.task.names),
                      Keeper(self, progress, renew)]
@@ -208,15 +215,16 @@ class Run:
         self.opened = NETWORK, network
 
     def write_state(self, save, name, *kept, **news):
-        """Write a file under a name that nobody knows yet; then the commit, run.json in one step, that names it.
-
-        Then remove what it no longer names (all but this file and those `kept`), and write history.csv.
-        """
+        """Write a file under a name that nobody knows yet; then commit the state that names it and those `kept`."""
         replace_whole(self.folder / name, save)
         sums = self.state["files"] | {name: digest((self.folder / name).read_bytes())}
-        new = {**self.state, **news, "files": {file: sums[file] for file in {name, *kept}}}
+        self.put(**news, files={file: sums[file] for file in {name, *kept}})
+
+    def put(self, **news):
+        """The commit: run.json in one step. Then remove weights that it no longer names, and write history.csv."""
+        new = self.state | news
         replace_whole(self.folder / STATE, lambda part: part.write_text(json.dumps(new, indent=1)))
-        self.state = new
+        self.adopt(new)
         self.sweep()
         with suppress(OSError):  # for readers only
             self.history.to_csv(self.folder / "history.csv")
@@ -235,30 +243,28 @@ class Run:
     def locked(self):
         """Hold the run alone; yields a function that renews the lock's time. RunError if another process holds it."""
         with open(self.folder / LOCK, "a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{self.folder} is being trained by another process. Wait for it, or stop it.") from None
-            except OSError:  # a drive without locks: what is written below has to do
-                pass
+            with suppress(OSError):  # a drive without locks: what is written below has to do
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RunError(f"{self.folder} is being trained by another process. Wait, or stop it.") from None
             stream.seek(0)
-            machine, since = [*stream.read().split(), "", "0"][:2]
-            age = time.time() - float(since)
-            if machine not in ("", socket.gethostname()) and age < STALE:
+            machine, _, since = stream.read().partition(" ")
+            age = time.time() - float(since or 0)
+            if machine not in ("", platform.node()) and age < STALE:
                 raise RunError(f"{self.folder} was being trained on {machine} {train.minutes(age)} ago. If that is over, "
                                f"delete {self.folder / LOCK} and run this again.")
 
-            def renew(text=None):
+            def renew():
                 """Write who holds the run, and when that was last so."""
                 stream.truncate(0)
-                stream.write(f"{socket.gethostname()} {time.time():.0f}" if text is None else text)
-                stream.flush()
+                print(platform.node(), round(time.time()), end="", file=stream, flush=True)
 
             renew()
             try:
                 yield renew
             finally:
-                renew("")
+                stream.truncate(0)
 
     def keep(self, thing, name=None):
         """Write a picture, or what has `files()`, below results/, and return it to be shown.
@@ -289,13 +295,23 @@ class Keeper(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Commit the epoch, then tell of it."""
-        if not math.isfinite(logs["loss"]):
+        if not np.isfinite(logs["loss"]):
             raise RunError(f"The loss is no longer a number in epoch {epoch + 1}. Try a lower learning_rate; the epochs "
                            "before it are kept.")
         self.run.commit(self.model, {name: float(value) for name, value in logs.items()})
         self.renew()
         if self.progress:
             self.progress(self.run, self.model)
+
+
+def code_of(source):
+    """A digest of what Python code does: comments, docstrings, formatting and the version of Python do not matter."""
+    tree = ast.dump(ast.parse(source))
+    return digest(re.sub(r"""Expr\(value=Constant\(value=(['"]).*?\1\)\)|\w+=\[\]|, """, "", tree).encode())
+
+
+# of what was imported, whatever is edited later
+CODE = {part.__name__: code_of(Path(part.__file__).read_bytes()) for part in (model, fast, train, preprocess)}
 
 
 def weights_of(epoch):
@@ -311,38 +327,26 @@ def rank(row):
 def read_state(folder):
     """What run.json of a folder holds; None where there is no run. RunError on one that cannot be read."""
     file = folder / STATE
-    if (folder / "settings.json").exists():
-        raise RunError(f"{folder} holds a run of an earlier layout, which is not read any more. Train anew in another "
-                       "folder; nothing in this one was changed.")
     if not file.exists():
         return None
     try:
         state = json.loads(file.read_text())
-        if state["version"] == VERSION:
+        unknown = "".join(f"; no option {name}" for name in sorted({*state["recipe"]} - {*Recipe.__dataclass_fields__}))
+        if state["version"] == VERSION and not unknown:
             return state
-        found = f"its version is {state['version']}, this project's {VERSION}"
+        found = f"its version is {state['version']}, this project's {VERSION}{unknown}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         found = f"{type(error).__name__}: {error}"
-    raise RunError(f"{file} cannot be used ({found}). Choose another folder, or delete this one to train anew.")
-
-
-def start_of(runs, recipe, build):
-    """The Run that a recipe starts from, None for random weights."""
-    if recipe.start is None:
-        return None
-    if other := recipe.starting():
-        return Run(runs, other, datasets.load(other), build)
-    run = Run.open(recipe.start)
-    if not run.finished:
-        raise RunError(f"{recipe.start} is not finished: train it to its end, then start from it.")
-    return run
+    raise RunError(f"{file} cannot be used ({found}). Choose another folder or version, or delete it to train anew.")
 
 
 def load_start(network, start):
     """Bring a network to the best weights of another run, which is trained first if need be."""
-    if not start.finished:
+    if not start.finished and start.dataset:
         print(f"First, the run to start from: {start.folder}")
         start.train()
+    if not start.finished:
+        raise RunError(f"{start.folder} is not finished: train it to its end, then start from it.")
     first = start.network()
     if [v.shape for v in first.weights] != [v.shape for v in network.weights]:
         raise RunError(f"The network of {start.folder} is another: {first.count_params():,} weights, this one "

@@ -160,14 +160,14 @@ def test_a_project_is_cloned_and_cloned_once(project, fetch, tmp_path, monkeypat
         monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
     for _ in range(2):  # the second time as after a restart of the kernel
         fetch(ADDRESS)
-        assert Path.cwd() == tmp_path / "content" / "project" and Path("helpers/model.py").is_file()
+        assert Path.cwd() == tmp_path / "content" / "project_fetched" and Path("helpers/model.py").is_file()
         assert sys.path[0] == str(Path.cwd())
 
 
 def test_paths_given_before_the_fetch_are_meant_from_the_notebook(project, fetch, google, tmp_path):
     source = shutil.make_archive(str(tmp_path / "oasis"), "zip", project.parent)
     for variables in (fetch(source), fetch(source)):  # run once more: nothing moves
-        assert Path.cwd() == tmp_path / "content" / "project" / "oasis"
+        assert Path.cwd() == tmp_path / "content" / "project_fetched" / "oasis"
         there = tmp_path / "content"
         assert colab.set_up(variables["HERE"], "runs", "slices.zip", "", "~/scan.nii") == [
             str(there / "runs"), str(there / "slices.zip"), "", str(Path.home() / "scan.nii")]
@@ -175,7 +175,7 @@ def test_paths_given_before_the_fetch_are_meant_from_the_notebook(project, fetch
 
 def test_a_zip_of_the_project_is_taken_in_a_plain_jupyter(project, fetch, tmp_path):
     fetch(shutil.make_archive(str(tmp_path / "oasis"), "zip", project.parent))
-    assert Path.cwd() == tmp_path / "content" / "project" / "oasis"
+    assert Path.cwd() == tmp_path / "content" / "project_fetched" / "oasis"
 
 
 def test_in_colab_a_zip_is_asked_for_and_a_wrong_one_can_be_mended(project, fetch, google, tmp_path):
@@ -185,8 +185,9 @@ def test_in_colab_a_zip_is_asked_for_and_a_wrong_one_can_be_mended(project, fetc
     google.files.upload = lambda: {Path(shutil.make_archive("upload", "zip", next(sources))).name: b""}
     with pytest.raises(SystemExit, match="no helpers/ here: .*DATA that of the slices"):
         fetch("https://github.com/OWNER/NAME")
+    assert not Path("project_fetched").exists()  # so that git could clone there now
     fetch("https://github.com/OWNER/NAME")
-    assert Path.cwd() == tmp_path / "content" / "project" / "oasis"
+    assert Path.cwd() == tmp_path / "content" / "project_fetched" / "oasis"
 
 
 @pytest.mark.parametrize("source", ["https://github.com/OWNER/NAME", "", "no/such.zip", "https://nowhere.invalid/a"])
@@ -223,10 +224,11 @@ def test_a_published_notebook_clones_its_project(published, fetch, monkeypatch):
 
     def clone(words, **options):
         asked.append(words)
-        Path("project/helpers").mkdir(parents=True)
-        Path("project/helpers/colab.py").touch()
+        Path("project_fetched/helpers").mkdir(parents=True)
+        Path("project_fetched/helpers/colab.py").touch()
+        return subprocess.CompletedProcess(words, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", clone)
     fetch("https://github.com/you/your-repository", cell("project", published / BOOK))
     [words] = asked
-    assert words[:2] == ["git", "clone"] and words[-2:] == ["https://github.com/you/your-repository", "project"]
+    assert words[:2] == ["git", "clone"] and words[-2:] == ["https://github.com/you/your-repository", "project_fetched"]

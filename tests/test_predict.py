@@ -9,6 +9,7 @@ from helpers import predict
 from helpers.data import TISSUES, Box, Split, Task
 from helpers.predict import Predictor
 from helpers.recipe import Recipe
+from helpers.run import RunError
 
 TASK = Task("toy", TISSUES, "made here")
 
@@ -16,7 +17,7 @@ TASK = Task("toy", TISSUES, "made here")
 class ByGrey:
     """In a network's place: the label is the grey value's quarter, whichever way the slice is mirrored."""
 
-    def predict(self, images, batch_size, verbose):
+    def predict_on_batch(self, images):
         greys = images.mean(-1)
         return np.eye(4, dtype=np.float32)[np.digitize(greys, [42, 127, 212])]
 
@@ -24,7 +25,7 @@ class ByGrey:
 class Position:
     """A network that knows only where a pixel is: label 1 grows more probable downwards, label 2 to the right."""
 
-    def predict(self, images, batch_size, verbose):
+    def predict_on_batch(self, images):
         rows, columns = np.indices(images.shape[1:3]) / 10
         return np.tile(np.stack([0.5 + 0 * rows, rows, columns, 0 * rows], -1), (len(images), 1, 1, 1))
 
@@ -37,7 +38,7 @@ def predictor_of(network, box, frame=None, channels=1, task=TASK, others=(), **o
 def run_of(network, box, frame=None, channels=1, task=TASK, others=(), **options):
     """What a predictor asks of a run."""
     return SimpleNamespace(network=lambda: network, task=task, box=box, frame=frame or box.shape, others=others,
-                           recipe=Recipe("practice", **{"mirrors": False} | options), state={"channels": channels})
+                           recipe=Recipe("lgg", **{"mirrors": False} | options), channels=channels, folder="a folder")
 
 
 def greys(*shape):
@@ -62,13 +63,13 @@ def test_a_frame_that_is_no_multiple_of_16():
     seen = []
 
     class Watched(ByGrey):
-        def predict(self, images, **options):
+        def predict_on_batch(self, images):
             seen.append(images)
-            return super().predict(images, **options)
+            return super().predict_on_batch(images)
 
     predictor = predictor_of(Watched(), Box(-6, -1, 32, 32), (20, 30))
     assert np.array_equal(predictor.labels(images), labels)
-    assert seen[0].shape == (2, 32, 32, 1) and np.array_equal(seen[0][:, 6:26, 1:31], images)
+    assert seen[0].shape[1:] == (32, 32, 1) and np.array_equal(seen[0][:2, 6:26, 1:31], images)
     assert not seen[0][:, :6].any() and not seen[0][:, :, 31].any()
 
 
@@ -85,7 +86,7 @@ def test_mirror_images_are_mirrored_back_and_averaged(mirrors, rows, columns):
 
 def test_networks_are_averaged_and_options_win_over_the_recipe():
     class Sure(Position):
-        def predict(self, images, batch_size, verbose):
+        def predict_on_batch(self, images):
             return np.broadcast_to(np.float32([0, 0, 0, 1]), (*images.shape[:3], 4))
 
     images, box = np.zeros((1, 4, 4, 1), np.uint8), Box(0, 0, 4, 4)
@@ -95,6 +96,18 @@ def test_networks_are_averaged_and_options_win_over_the_recipe():
         assert np.allclose(found[3, 0], [0.25, 0.15, 0, 0.5])
     assert Predictor(second, mirrors=True).mirrors == (1,) and Predictor(second).mirrors == ()
     assert Predictor(second, largest=True).largest
+
+
+@pytest.mark.parametrize("other, said", [
+    (dict(box=Box(0, 0, 16, 32)), "box, size"), (dict(frame=(40, 64)), "frame"), (dict(channels=3), "channels"),
+    (dict(task=Task("cells", TISSUES[:2], "made")), "labels"), (dict(size=32), "size")])
+def test_runs_that_differ_are_not_averaged(other, said):
+    first, second = (run_of(ByGrey(), **dict(box=Box(0, 0, 32, 64), frame=(40, 80)) | more) for more in ({}, other))
+    second.folder = "another"
+    with pytest.raises(RunError, match=f"a folder and another cannot be averaged: {said} differ"):
+        Predictor(first, second)
+    with pytest.raises(RunError):
+        Predictor(run_of(ByGrey(), first.box, first.frame, others=(second,)))
 
 
 def test_what_was_shrunk_is_enlarged_in_place():
@@ -112,9 +125,9 @@ def test_labels_come_in_chunks(monkeypatch):
     sizes = []
 
     class Counted(ByGrey):
-        def predict(self, images, **options):
-            sizes.append(len(images))
-            return super().predict(images, **options)
+        def predict_on_batch(self, images):
+            sizes.append(np.count_nonzero(images.any((1, 2, 3))))  # the rest fills the batch
+            return super().predict_on_batch(images)
 
     images, labels = greys(5, 16, 16)
     monkeypatch.setattr(predict, "CHUNK", 2)

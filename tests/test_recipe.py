@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.recipe import ENVIRONMENT, MACHINES, OPTIONS, SETS, Recipe, RecipeError
+from helpers.recipe import ENVIRONMENT, MACHINES, OPTIONS, SETS, Recipe, RecipeError, lacks
 
 HERE = Path(__file__).parents[1]
 
@@ -46,7 +46,7 @@ def test_data_sets_have_what_suits_them_on_both_machines():
         "practice": 0, "varied": 0.7, "oasis": 0, "volumes": 0, "lgg": 0.7, "nuclei": 0.7}.items()}
     assert (Recipe.choose("lgg", data="x").size, Recipe.choose("lgg", data="x", gpu=True).size) == (128, None)
     for name, own in SETS.items():
-        assert not {*own.get("both", ()), *own.get("processor", ()), *own.get("GPU", ())} & {*own["lacks"]}, name
+        assert not {*own.get("both", ()), *own.get("processor", ()), *own.get("GPU", ())} & {*lacks(name)}, name
 
 
 def test_everything_wrong_is_said_at_once():
@@ -55,8 +55,8 @@ def test_everything_wrong_is_said_at_once():
         "There is no option 'epoch'. Did you mean 'epochs'?",
         "seed is given twice.",
         "'7' is not like name=value.",
-        "practice has no option largest.",
-        "practice makes its own brains and takes no DATA, which is 'x.zip'. For the course's slices, DATASET is oasis.",
+        "practice makes its own brains: leave DATA empty (it is 'x.zip'). "
+        "For the course's slices, set DATASET to oasis.",
         "start is 'varid'; it must be practice, varied, the folder of a finished run, or random.",
         "network is 'u-net'; it must be improved_unet or unet.",
         "filters is 0; it must be a whole number from 1 to 256.",
@@ -65,7 +65,8 @@ def test_everything_wrong_is_said_at_once():
         "slices is -5; it must be a whole number, 1 or more, or all.",
         "batch is '2.5'; it must be a whole number from 1 to 4096.",
         "learning_rate is nan; it must be a number from 1e-07 to 1.",
-        "mirrors is 'maybe'; it must be true or false."]
+        "mirrors is 'maybe'; it must be true or false.",
+        "practice has no option largest."]
 
 
 @pytest.mark.parametrize("dataset, options, data, sentence", [
@@ -107,7 +108,7 @@ def test_what_is_left_open_has_a_word():
     words = {name: value for name, (value, _) in chosen(recipe).items()}
     assert [words[name] for name in ("slices", "people", "size", "start", "augment")] == [
         "all", "all", "whole", "random", "none"]
-    written = " ".join(f"{name}={words[name]}" for name in words if name not in SETS["volumes"]["lacks"])
+    written = " ".join(f"{name} = {words[name]}" for name in words)
     assert Recipe.choose("volumes", written, data="x") == recipe
 
 
@@ -130,6 +131,16 @@ def test_change():
         recipe.change(epochs=0)
 
 
+def test_what_a_data_set_lacks_stays_at_its_default_however_it_is_given():
+    for give in (lambda **options: Recipe("nuclei", **options), Recipe("nuclei").change,
+                 lambda **options: Recipe.choose("nuclei", " ".join(f"{n}={v}" for n, v in options.items()), data="x")):
+        assert give(largest=False, oversample=4).oversample == 4
+        with pytest.raises(RecipeError) as caught:
+            give(people=2, largest=True, start="varied")
+        assert str(caught.value).split("\n") == [f"nuclei has no option {n}." for n in ("people", "start", "largest")]
+    assert Recipe.choose("nuclei", "people=all start=random", data="x").plain().network == "unet"
+
+
 def test_the_plain_network_beside_it():
     recipe = Recipe.choose("volumes", "networks=3 filters=8 epochs=2", data="x").change(dropout=0.3)
     changed = {name: (getattr(recipe, name), getattr(recipe.plain(), name)) for name in OPTIONS
@@ -143,6 +154,14 @@ def test_the_run_it_starts_from_has_its_network():
     first = recipe.starting()
     assert first == Recipe.choose("varied", "network=unet filters=8 dropout=0.25 seed=7", gpu=True)
     assert first.starting() is None and recipe.change(start="runs/oasis-123456").starting() is None
+
+
+def test_the_environment_shortens_the_run_it_starts_from_and_starts_no_other(monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, "start=varied networks=2 seed=5 epochs=1 slices=16")
+    second = Recipe.choose("practice").change(seed=6, filters=8)
+    first = second.starting()
+    assert (first.dataset, first.epochs, first.slices, first.seed, first.filters) == ("varied", 1, 16, 6, 8)
+    assert second.networks == 2 and first.networks == 1 and first.starting() is None
 
 
 def test_what_decides_the_weights_is_no_matter_of_prediction():
@@ -159,6 +178,16 @@ def test_refusing_needs_neither_keras_nor_numpy():
     assert ran.stdout == "2 []\n"
 
 
+@pytest.mark.parametrize("words, environment, shown, said", [
+    ("| head -n 1", "", "Recipe for practice on a processor\n", ""),
+    ("oasys", "", "", refused("oasys")[0] + "\n"),
+    ("", "epochs=0", "", "epochs is 0; it must be a whole number from 1 to 100000.\n")])
+def test_the_command_ends_without_a_stack(words, environment, shown, said):
+    ran = subprocess.run(f"{sys.executable} -u -m helpers.recipe {words}", shell=True, cwd=HERE, capture_output=True,
+                         text=True, env=os.environ | {ENVIRONMENT: environment})
+    assert (ran.stdout, ran.stderr) == (shown, said)
+
+
 def test_a_notebook_shows_the_sentences_and_no_stack(tmp_path):
     code = "from helpers.recipe import Recipe; Recipe.choose('oasys')"
     ran = subprocess.run([sys.executable, "-m", "IPython", "--colors=NoColor", "--HistoryManager.enabled=False", "-c",
@@ -168,11 +197,12 @@ def test_a_notebook_shows_the_sentences_and_no_stack(tmp_path):
     assert shown == f"RecipeError: {refused('oasys')[0]}"
 
 
-def test_both_tables_list_every_option():
+def test_both_tables_list_every_option_that_there_is():
     recipe = Recipe.choose("practice", "start=" + str(HERE))
     text, page = repr(recipe).splitlines(), recipe._repr_html_()
     assert text[0] == "Recipe for practice on a processor" and text[0] in page
-    assert [line.split()[0] for line in text[1:]] == list(OPTIONS) and page.count("<tr>") == 1 + len(OPTIONS)
+    assert [line.split()[0] for line in text[1:]] == [name for name in OPTIONS if name not in ("oversample", "largest")]
+    assert page.count("<tr>") == len(text)
     for line, row in zip(text[1:], recipe.rows()):
         assert line.split() == " ".join(row).split()
         assert "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) in page

@@ -27,9 +27,9 @@ KILLED = Recipe("practice", epochs=5, batch=4, augment=0.7)  # as in benchmarks/
 KILLS = {("float32", 18): 1, ("mixed_float16", 19): 2, ("mixed_float16", 62): 5}
 
 
-def run_of(folder, dataset=None, build=tiny, **options):
+def run_of(folder, dataset=None, build=tiny, name="practice", **options):
     """A run of the tiny network on toy slices."""
-    return Run(folder, Recipe("practice", **{"epochs": 1, "batch": 8} | options), dataset or toy(), build)
+    return Run(folder, Recipe(name, **{"epochs": 1, "batch": 8} | options), dataset or toy(), build)
 
 
 def made_by_hand(folder, finish=True, build=model.of_recipe, **options):
@@ -170,12 +170,13 @@ def test_several_networks_have_seeds_in_a_row_and_are_averaged(tmp_path, capsys)
 
 def test_what_decides_the_weights_names_the_folder(tmp_path, monkeypatch):
     names = {"first": run_of(tmp_path).folder}
-    same = [dict(mirrors=False), dict(largest=True), dict(networks=2), dict(test_slices=1), dict(slices=99),
+    same = [dict(mirrors=False), dict(networks=2), dict(test_slices=1), dict(slices=99),
             dict(validation_slices=99), dict(people=9), dict(data="elsewhere"), dict(machine="GPU"), dict(size=32)]
     assert {run_of(tmp_path, **options).folder for options in same} == {names["first"]}
     for option, value in dict(network="unet", filters=8, dropout=0.5, epochs=2, batch=4, learning_rate=1e-4, augment=0.5,
-                              weight_decay=0, oversample=2, loss="dice", seed=1).items():
+                              weight_decay=0, loss="dice", seed=1).items():
         names[option] = run_of(tmp_path, **{option: value}).folder
+    names["oversample"] = run_of(tmp_path, name="nuclei", oversample=2).folder
     data = toy()
     data.validation.labels[0, 0, 0] ^= 1
     names["another pixel"] = run_of(tmp_path, data).folder
@@ -187,12 +188,32 @@ def test_what_decides_the_weights_names_the_folder(tmp_path, monkeypatch):
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     names["precision"] = run_of(tmp_path).folder
     keras.mixed_precision.set_dtype_policy("float32")
-    assert len(set(names.values())) == len(names) and {name.name[:9] for name in names.values()} == {"practice-"}
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "CODE", run.CODE | {"helpers.model": "changed"})
+        names["code"] = run_of(tmp_path).folder
+    codes = {folder.name.partition("-")[2] for folder in names.values()}
+    assert len(codes) == len(names) and names["first"].name.startswith("practice-")
+    assert run_of(tmp_path, name="lgg", largest=True).name[-6:] == names["first"].name[-6:]
     data = toy()
     data.test.labels[:] = 0  # the test decides nothing
     assert run_of(tmp_path, data).folder == names["first"]
+
+
+def test_the_environment_wins_over_runs_and_says_so(tmp_path, monkeypatch, capsys):
+    name = run_of(tmp_path).name
     monkeypatch.setenv("OASIS_RUNS", str(tmp_path / "other"))
-    assert run_of(tmp_path).folder == tmp_path / "other" / names["first"].name
+    assert not capsys.readouterr().out and run_of(tmp_path, networks=2).folder == tmp_path / "other" / name
+    assert capsys.readouterr().out == f"RUNS is taken from the environment: {tmp_path / 'other'}, not {tmp_path}.\n"
+    assert run_of(tmp_path / "other").name == name and not capsys.readouterr().out
+
+
+def test_code_is_known_by_what_it_does():
+    code = "'''Why.'''\ndef f(x, a=[]):\n    return f'{x} {a[0]!r}', None\n"
+    same = "def f(x,\n      a=[]):  # what\n  \"It's \\\"so\\\"; f()).\"\n  return (f\"{x} {a[0]!r}\", None)\n"
+    assert run.code_of(code) == run.code_of(same) == "a02a3918"  # in every version of Python
+    others = [code.replace(*change) for change in (("a[0]", "a[1]"), ("None", "0"), ("!r", ""), ("x,", "y, x,"))]
+    assert len({run.code_of(other) for other in [code, *others]}) == 5
+    assert list(run.CODE) == ["helpers.model", "helpers.train", "helpers.preprocess"]
 
 
 def test_a_frame_that_is_no_multiple_of_16_is_remembered(tmp_path):
@@ -229,16 +250,55 @@ def test_weights_that_are_damaged_or_missing_are_refused(finished, tmp_path, dam
 def test_folders_that_are_no_runs_are_refused(finished, tmp_path):
     with pytest.raises(RunError, match="is not the folder of a run: it has no run.json"):
         Run.open(tmp_path)
-    (tmp_path / "settings.json").write_text("{}")
-    with pytest.raises(RunError, match="holds a run of an earlier layout.*nothing in this one was changed"):
-        Run.open(tmp_path)
     broken = shutil.copytree(finished.folder, tmp_path / finished.folder.name)
     state = json.loads((broken / "run.json").read_text())
-    for text, sentence in ((json.dumps(state | {"version": 9}), r"\(its version is 9, this project's 1\)"),
+    for text, sentence in ((json.dumps(state | {"version": 9}), r"\(its version is 9, this project's 2\)"),
                            ("[]", "TypeError"), ("{", "JSONDecodeError"), ("{}", "KeyError")):
         (broken / "run.json").write_text(text)
         with pytest.raises(RunError, match=f"run.json cannot be used.*{sentence}"):
             run_of(tmp_path)
+
+
+def test_a_recipe_of_another_version_is_read_or_refused_by_a_sentence(finished, tmp_path):
+    other = shutil.copytree(finished.folder, tmp_path / "other")
+    state = json.loads((other / "run.json").read_text())
+    del state["recipe"]["mirrors"]
+    (other / "run.json").write_text(json.dumps(state))
+    assert Run.open(other).recipe == finished.recipe
+    state["recipe"]["width"] = 3
+    (other / "run.json").write_text(json.dumps(state))
+    with pytest.raises(RunError, match="run.json cannot be used .*no option width.*Choose another folder"):
+        Run.open(other)
+
+
+def test_the_folder_alone_opens_what_it_was_trained_with(finished, tmp_path, monkeypatch):
+    """Whatever the code builds by now; what is not finished needs the code that began it."""
+    opened, images = Run.open(finished.folder), toy().test.images
+    assert np.allclose(opened.network()(images), finished.network()(images), atol=1e-6)
+    half = Run.open(made_by_hand(tmp_path, finish=False).folder)
+    assert half.network().name == "unet"
+    monkeypatch.setattr(run, "CODE", {})
+    odd = made_by_hand(tmp_path / "odd", finish=False, build=tiny)
+    for folder, build in ((half.folder, "of_recipe"), (odd.folder, "tiny")):
+        with pytest.raises(RunError, match=f"was made by other code, build={build}"):
+            Run.open(folder).network()
+        monkeypatch.undo()
+
+
+def test_the_folder_alone_predicts_as_it_was_last_asked_to(tmp_path, capsys, monkeypatch):
+    first = made_by_hand(tmp_path, networks=3)
+    assert json.loads((first.folder / "run.json").read_text())["others"] == [other.name for other in first.others]
+    with pytest.raises(RunError, match=f"{first.others[0].name} is not the folder of a run.*{first.name} is averaged"):
+        Run.open(first.folder)
+    for seed in (1, 2):
+        made_by_hand(tmp_path, seed=seed)
+    monkeypatch.chdir(first.folder)
+    assert [other.recipe.seed for other in Run.open(".").others] == [1, 2]
+    assert len(Predictor.open(first.folder).networks) == 3
+    again = Run(tmp_path, first.recipe.change(networks=2, mirrors=False), toy()).train()
+    alone = Run.open(again.folder)
+    assert [other.recipe.seed for other in alone.others] == [1] and not alone.recipe.mirrors and alone.finished
+    assert Run.open(again.others[0].folder).recipe.mirrors  # is asked otherwise where it is the first
 
 
 HOLD = "import fcntl, sys; file = open(sys.argv[1], 'a+'); fcntl.flock(file, fcntl.LOCK_EX); print(); input()"
@@ -309,6 +369,17 @@ def test_a_run_starts_at_the_best_weights_of_another_by_name(tmp_path, monkeypat
     assert np.allclose(ends, begins, atol=1e-5) and not np.allclose(ends, alone, atol=1e-2)
 
 
+def test_a_start_that_is_stopped_is_no_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(run.datasets, "load", lambda recipe: toy())
+    monkeypatch.setattr(Recipe, "starting", lambda self: Recipe("varied", epochs=2, batch=8))
+    second = run_of(tmp_path, start="varied")
+    monkeypatch.setattr(train.Clock, "on_epoch_begin", lambda self, epoch, logs=None: stop() if epoch else setattr(
+        self, "began", 0))
+    with pytest.raises(RunError, match="varied-.* is not finished: train it to its end, then start from it"):
+        second.train()
+    assert len(second.start.history) == 1 and not second.state["history"]
+
+
 def test_a_run_starts_from_a_folder_that_is_finished_and_fits(tmp_path):
     first = made_by_hand(tmp_path)
     options = dict(build=model.of_recipe, start=str(first.folder), network="unet", seed=7)
@@ -321,7 +392,7 @@ def test_a_run_starts_from_a_folder_that_is_finished_and_fits(tmp_path):
         run.load_start(wide.untrained(), wide.start)
     half = made_by_hand(tmp_path / "half", finish=False)
     with pytest.raises(RunError, match="is not finished: train it to its end"):
-        run_of(tmp_path, start=str(half.folder))
+        run_of(tmp_path, start=str(half.folder)).train()
     with pytest.raises(RunError, match="is not the folder of a run"):
         run_of(tmp_path, start=str(tmp_path))
 
@@ -331,7 +402,8 @@ def test_results_of_other_options_lie_side_by_side(finished):
     thing = SimpleNamespace(files=lambda: {"a.csv": "1"})
     assert finished.keep(thing) is thing and (folder / "1-network-mirrors" / "a.csv").read_text() == "1"
     picture = SimpleNamespace(png=lambda: b"a picture")
-    other = run_of(finished.folder.parent, networks=2, mirrors=False, largest=True)
+    other = run_of(finished.folder.parent, networks=2, mirrors=False)
+    other.recipe = Recipe("lgg", networks=2, mirrors=False, largest=True)
     assert other.keep(picture, "curves") is picture and other.folder == finished.folder
     assert (folder / "2-networks-largest" / "curves.png").read_text() == "a picture"
     assert finished.summary() == {"weights": 228, "seconds an epoch": round(finished.history["seconds"][0], 1)}

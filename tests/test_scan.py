@@ -102,7 +102,7 @@ def test_what_does_not_fit_into_the_box_is_background_and_said(axis, seen, tmp_p
 class Brain(ByGrey):
     """A network that sees white matter everywhere."""
 
-    def predict(self, images, batch_size, verbose):
+    def predict_on_batch(self, images):
         return np.eye(4, dtype=np.float32)[np.full(images.shape[:3], 3)]
 
 
@@ -152,9 +152,9 @@ def test_a_colour_picture(tmp_path):
     task = Task("cells", (Label("background", 0, "#000000"), Label("nuclei", 255, "#56B4E9")), "made", (1, 2))
 
     class Colour(ByGrey):
-        def predict(self, images, **options):
-            assert images.shape == (1, 32, 32, 3)
-            return super().predict(images, **options)[..., [0, 3]]
+        def predict_on_batch(self, images):
+            assert images.shape[1:] == (32, 32, 3)
+            return super().predict_on_batch(images)[..., [0, 3]]
 
     found = scan.segment(pictures(32, 3, Colour(), task), tmp_path / "cells.png", tmp_path)
     assert (np.array(Image.open(found.file)) == 255).all()
