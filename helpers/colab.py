@@ -24,7 +24,8 @@ def set_up(here, *paths):
     """Install what is missing in Colab, mount Drive if a path lies on it, and return the paths, ready to use.
 
     Relative paths are meant from `here`, also after the project was fetched into another folder; an archive on Drive
-    is copied to this machine. SetUpError says what could not be had.
+    is copied to this machine, a folder there, other than the first path, where runs go, is said to be slow.
+    SetUpError says what could not be had.
     """
     wanted = [pin for name, pin in MISSING.items() if importlib.util.find_spec(name) is None]
     if wanted and in_colab():
@@ -32,6 +33,8 @@ def set_up(here, *paths):
     check_packages()
     if any(path and Path(path).is_relative_to(DRIVE) for path in paths) and not (DRIVE / "MyDrive").exists():
         mount()
+    for folder in (path for path in paths[1:] if path and Path(path).is_relative_to(DRIVE) and Path(path).is_dir()):
+        print(f"{folder} is a folder on Drive, slow to read if it has thousands of files. A zip takes seconds.")
     moved = Path(here) != Path.cwd()
     return [str(local_copy(Path(here, Path(path).expanduser()) if moved else path)) if path else path for path in paths]
 

@@ -2,11 +2,22 @@
 
     python -m helpers.scan RUN SCAN...
 
-RUN is the folder of a finished run; masks go to RUN/results. Needs neither the notebook nor the training data.
+RUN is the folder of a finished run, such as runs/practice-3f9c2a; neither the notebook nor the training data is needed.
+SCAN is a volume of a head (.nii, .nii.gz, or .hdr with .img), or an 8-bit picture that lies as the training slices do.
+
+Written: RUN/results/NAME-CODE_labels.nii.gz for a volume, .png for a picture. CODE stands for the scan's content, so
+that scans of one name keep their masks apart. A volume's mask holds 0 background, 1 CSF, 2 grey matter, 3 white matter;
+a picture's holds the labels' greys. Printed: how much there is of each label, and Dice where true labels lie beside a
+volume, as NAME_seg with the same ending; without them nobody can tell it.
+
+Exit status: 0 where nothing speaks against any mask; 1 where a file could not be used, or a line above a table says
+what is wrong with its mask; 2 where SCAN is not given.
 """
 
 import re
 import sys
+from argparse import ArgumentParser, RawTextHelpFormatter
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,18 +26,25 @@ import numpy as np
 import pandas as pd
 from nibabel.processing import resample_from_to, resample_to_output
 from PIL import Image, ImageOps
+from scipy import ndimage
 
+from helpers import backend, run
 from helpers.data import Box, DataError, Shown, Split
 from helpers.datasets import practice
 from helpers.datasets.files import digest, open_picture
 from helpers.datasets.volumes import check_greys, check_pair, frame_corner, framed, read_volume, to_greys
 from helpers.evaluate import dice
-from helpers.predict import Predictor
+from helpers.predict import Predictor, largest_component
 from helpers.recipe import UserError
 
 VOLUME = re.compile(r"(.+?)\.(nii|nii\.gz|hdr|img)", re.IGNORECASE)  # a volume's file name
-EMPTY = 0.05  # share of labelled voxels that may lie where a scan is empty
-MODES = ("L", "LA", "P", "RGB", "RGBA")  # 8-bit pictures
+# Darker than the share AIR of a scan's brightest grey, and not enclosed by brighter tissue, is air; of the labels that
+# share may lie there. Of true labels, at most: IBSR 0.01, OASIS 0.005, stripped practice brains 0.07; dim nuclei 0.31.
+AIR, IN_VOLUME, IN_PICTURE = 0.1, 0.05, 0.5
+# Litres of tissue that a head may hold, CSF among it, and of grey matter. OASIS-1's 416 adults have 1.1 to 2.0 inside
+# the skull (eTIV; Marcus et al. 2007), about half of it grey matter; a newborn has some 0.4. LEAST counts where
+# there is room for a whole brain: HEAD mm along every axis.
+LEAST, MOST, MOST_GREY, HEAD = 0.3, 2.2, 1.2, 120
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,9 +61,9 @@ class ScanLabels(Shown):
     warning: str = ""
 
     def as_table(self):
-        """Where the mask is, whose labels it holds, what speaks against them; how much of each label there is."""
-        return (f"{self.split.name}, {len(self.split)} slices: {self.split.task.title}; the mask is in {self.file}"
-                f"{self.warning}", self.table)
+        """What speaks against the labels; whose they are and where the mask is; how much of each there is."""
+        return (f"{self.warning}\n{self.split.name}, {len(self.split)} slices: {self.split.task.title}; the mask is in "
+                f"{self.file}".lstrip(), self.table)
 
 
 def segment(predictor, file, folder):
@@ -60,7 +78,8 @@ def segment(predictor, file, folder):
     try:
         file, folder = Path(file).expanduser(), Path(folder).expanduser()
         if not file.is_file():
-            raise DataError(f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
+            raise DataError(f"{file} is a folder: give the scan's file." if file.is_dir() else
+                            f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
         with file.open("rb") as stream:
             if stream.read(132)[128:] == b"DICM":
                 raise DataError(f"{file.name} is DICOM, one slice. Make its folder NIfTI (dcm2niix) and give that.")
@@ -92,8 +111,7 @@ def of_volume(predictor, file, folder):
     greys = to_greys(upright)
     corner = frame_corner(greys, predictor.frame)
     images = framed(greys, corner, predictor.frame)[..., None]
-    maps = predictor.probabilities(images)
-    maps[images.max(axis=(1, 2, 3)) == 0] = np.eye(n_labels)[0]  # an empty slice is background
+    maps, found = predict(predictor, file, images)
     place = upright.affine @ nib.affines.from_matvec(np.eye(3), [*corner, 0])
     grids = (nib.Nifti1Image(np.moveaxis(maps[..., k], 0, 2), place) for k in range(n_labels))
     labels = np.argmax([np.asarray(resample_from_to(grid, volume, order=1, cval=float(k == 0)).dataobj, np.float32)
@@ -108,19 +126,41 @@ def of_volume(predictor, file, folder):
     if (true := file.with_name(f"{name}_seg.{ending}")).exists():
         check_pair(volume, truth := read_volume(true), file.name, true.name)
         table["Dice on the scan's own grid"] = dice(truth.get_fdata().astype(int), labels, n_labels).round(4)
-    found = to_split(file, images, maps, task)
-    return ScanLabels(found, written, table, warning(np.asarray(volume.dataobj), labels, found.labels, predictor.box))
+    least = LEAST if min(nib.affines.voxel_sizes(volume.affine) * volume.shape) >= HEAD else 0
+    return ScanLabels(found, written, table, warning(found, IN_VOLUME, millilitres / 1000, least, predictor.box))
 
 
-def warning(scan, labels, slices, box):
-    """A warning where labels (x, y, z) lie where a scan of that grid is empty, or in slices touch the box; or ""."""
-    share = (scan[labels > 0] == scan.min()).mean() if labels.any() else 0
-    said = (f". WARNING: {share:.0%} of the labelled voxels lie where the scan is empty. It differs too much from the "
-            "slices that the network was trained on: do not use these labels") if share > EMPTY else ""
-    if box.cut(slices)[:, [0, -1]].any() or box.cut(slices)[:, :, [0, -1]].any():
-        said += (f". WARNING: tissue was found at the border of the {box.height} x {box.width} mm that the network "
-                 "sees: some of the brain may lie outside")
-    return said
+def predict(predictor, file, images):
+    """The probabilities of a scan's slices, and the slices as a Split with their most probable labels in truth's place.
+
+    Slices that are empty, and the pieces that `largest` removes, are background.
+    """
+    maps, subjects = predictor.probabilities(images), np.full(len(images), file.name)
+    labels = maps.argmax(-1).astype(np.uint8)
+    kept = largest_component(labels, subjects) if predictor.largest else labels
+    maps[(labels != kept) | ~images.any((1, 2, 3))[:, None, None]] = np.eye(maps.shape[-1])[0]
+    task = replace(predictor.task, title=f"labels by a network trained on {predictor.task.title}")
+    return maps, Split(file.name, images, maps.argmax(-1).astype(np.uint8), subjects, task)
+
+
+def warning(found, most, litres=(), least=-1, box=None):
+    """What speaks against the labels of a Split, worst first; "" where nothing does.
+
+    That more than the share `most` of them lies in air; that no head has these litres, one number a label, or the scan
+    less than `least`; that they touch the border of the box.
+    """
+    labelled, greys = found.labels > 0, found.images.max(-1)
+    head = [ndimage.binary_fill_holes(grey > AIR * greys.max()) for grey in greys]
+    share = (labelled & ~np.array(head)).sum() / max(labelled.sum(), 1)
+    tissue, grey_matter, why = sum(litres[1:]), sum(litres[2:3]), ""
+    if share > most:
+        why = f"{share:.0%} of them lie where {found.name} is as dark as air"
+    elif not least < tissue < MOST or grey_matter > MOST_GREY:
+        why = f"no such head has {tissue:.1f} l of CSF, grey and white matter, {grey_matter:.1f} l of it grey matter"
+    elif box and not Box(box.top + 1, box.left + 1, box.height - 2, box.width - 2).holds(found.labels):
+        return (f"WARNING: tissue was found at the border of the {box.height} x {box.width} mm that the network sees: "
+                "some of the brain may lie outside.")
+    return why and f"DO NOT USE THESE LABELS: {why}. The network must be trained on scans like this one."
 
 
 def of_picture(predictor, file, folder):
@@ -136,7 +176,7 @@ def of_picture(predictor, file, folder):
     padding = Box(*-(np.subtract(full, size) // 2), *full)  # around the picture, in its middle
     padded = Image.fromarray(padding.cut(picture[None])[0])
     images = np.array(padded.resize(frame[::-1], Image.Resampling.NEAREST)).reshape(1, *frame, channels)
-    maps = predictor.probabilities(images)
+    maps, found = predict(predictor, file, images)
     large = [Image.fromarray(chances).resize(padded.size, Image.Resampling.BILINEAR)
              for chances in np.moveaxis(maps[0], -1, 0)]
     labels = padding.paste(np.argmax(large, axis=0)[None], size)[0]
@@ -145,12 +185,12 @@ def of_picture(predictor, file, folder):
     pixels = np.bincount(labels.ravel(), minlength=len(greys))
     shares = (100 * pixels / labels.size).round(2)
     table = pd.DataFrame({"in the mask": greys, "pixels": pixels, "% of the picture": shares}, task.names)
-    return ScanLabels(to_split(file, images, maps, task), written, table)
+    return ScanLabels(found, written, table, warning(found, IN_PICTURE))
 
 
 def read_picture(file, mode):
     """An 8-bit picture as an array, grey (mode L) or colour (RGB), the way up that its camera marked."""
-    image = open_picture(file.read_bytes(), file.name, MODES)
+    image = open_picture(file.read_bytes(), file.name, ("L", "LA", "P", "RGB", "RGBA"))
     if getattr(image, "n_frames", 1) > 1:
         raise DataError(f"{file.name} holds {image.n_frames} pictures; save the one you mean by itself.")
     if image.mode in ("LA", "RGBA") and image.getextrema()[-1][0] < 255:
@@ -158,28 +198,27 @@ def read_picture(file, mode):
     return np.array(ImageOps.exif_transpose(image).convert(mode))
 
 
-def to_split(file, images, probabilities, task):
-    """The slices of one scan, with their most probable labels in the place of truth."""
-    task = replace(task, title=f"labels by a network trained on {task.title}")
-    return Split(file.name, images, probabilities.argmax(-1).astype(np.uint8), np.full(len(images), file.name), task)
-
-
 def main(words):
-    """Segment the scans named on a command line; the number of those that could not be."""
-    if len(words) < 2:
-        raise SystemExit("python -m helpers.scan RUN SCAN...: RUN is the folder of a run, such as runs/practice-3f9c2a")
-    run, failed = Path(words[0]), 0
+    """Segment the scans named on a command line; the exit status."""
+    parser = ArgumentParser("python -m helpers.scan", description=__doc__, formatter_class=RawTextHelpFormatter)
+    parser.add_argument("RUN", type=Path)
+    parser.add_argument("SCAN", nargs="+")
+    given, failed = parser.parse_args(words or ["--help"]), False
     try:
-        predictor = Predictor.open(run)
+        with redirect_stdout(sys.stderr):
+            backend.set_up()  # the precision that the notebook has on this device
+        predictor = Predictor.open(given.RUN)
     except UserError as error:
-        raise SystemExit(str(error)) from None
-    for file in words[1:]:
+        below = ", ".join(sorted(file.parent.name for file in given.RUN.glob(f"*/{run.NETWORK}")))
+        raise SystemExit(f"{error} Give one of the finished runs in it: {below}." if below else str(error)) from None
+    for file in given.SCAN:
         try:
-            print(segment(predictor, file, run / "results"), "\n", flush=True)
+            print(found := segment(predictor, file, given.RUN / "results"), "\n", flush=True)
+            failed |= bool(found.warning)
         except UserError as error:
-            failed += 1
+            failed = True
             print(error, file=sys.stderr, flush=True)
-    return failed
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,18 @@ def test_drive_is_mounted_only_where_a_path_lies_on_it(google, tmp_path):
     assert len(google.mounted) == 1  # it is there already
 
 
+def test_a_folder_of_data_on_drive_is_said_to_be_slow_and_read_where_it_is(google, tmp_path, capsys):
+    google.google_drive.mount(google.drive)
+    runs, data, near = google.drive / "MyDrive" / "runs", google.drive / "MyDrive" / "slices", tmp_path / "slices"
+    for folder in (runs, data, near):
+        folder.mkdir()
+    assert colab.set_up(Path.cwd(), str(runs), str(near), "") == [str(runs), str(near), ""]
+    assert colab.set_up(Path.cwd(), str(runs), str(google.archive)) and not capsys.readouterr().out
+    assert colab.set_up(Path.cwd(), str(runs), str(data), "") == [str(runs), str(data), ""]
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{data} is a folder on Drive, slow to read") and "zip" in line
+
+
 def test_a_drive_that_cannot_be_mounted_is_said(google, monkeypatch):
     def refuse(folder):
         raise ValueError("mount failed")

@@ -113,9 +113,107 @@ def test_empty_slices_are_background_and_labels_in_the_void_are_doubted(tmp_path
     doubted = scan.segment(brains(Brain()), tmp_path / "stripped.nii.gz", tmp_path)
     labels = np.asarray(nib.load(doubted.file).dataobj)
     assert not labels[..., :3].any() and not labels[..., 9:].any() and (labels[..., 3:9] == 3).all()
-    assert "WARNING: 75% of the labelled voxels lie where the scan is empty" in repr(doubted)
+    assert repr(doubted).startswith("DO NOT USE THESE LABELS: 99% of them lie where stripped.nii.gz is as dark as air.")
+    assert repr(doubted).splitlines()[1].startswith("stripped.nii.gz, 12 slices")
+    assert "at the border" not in repr(doubted)  # which is true as well, but nobody needs to know
     believed = scan.segment(brains(), tmp_path / "stripped.nii.gz", tmp_path)
-    assert "WARNING" not in repr(believed) and believed.table["in the mask"].tolist() == [0, 1, 2, 3]
+    assert repr(believed).startswith("stripped.nii.gz") and believed.table["in the mask"].tolist() == [0, 1, 2, 3]
+
+
+class Where(ByGrey):
+    """A network whose labels are a function of the images."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def predict(self, images, batch_size, verbose):
+        return np.eye(4, dtype=np.float32)[self.labels(images)]
+
+
+def noisy(image, share):
+    """A volume with Rician noise, whose standard deviation is a share of the brightest grey."""
+    array, rng = np.asarray(image.dataobj, float), np.random.default_rng(0)
+    real, imaginary = rng.normal(0, share * array.max(), (2, *array.shape))
+    return nib.Nifti1Image(np.hypot(array + real, imaginary).astype(np.float32), image.affine)
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.03])
+def test_noise_in_the_air_hides_no_labels_there(share, tmp_path):
+    array = np.zeros((180, 212, 20), np.int16)  # its own air fills what the network sees
+    array[70:110, 75:135] = np.asarray(next(head()).dataobj)[..., 5:25]
+    nib.save(noisy(nib.Nifti1Image(array, np.eye(4)), share), tmp_path / "noisy.nii.gz")
+    found = scan.segment(brains(Brain()), tmp_path / "noisy.nii.gz", tmp_path)
+    assert re.match(r"DO NOT USE THESE LABELS: \d\d% of them lie where noisy.nii.gz is as dark as air", found.warning)
+    assert not scan.segment(brains(), tmp_path / "noisy.nii.gz", tmp_path).warning
+
+
+def test_a_practice_scan_with_its_true_labels_is_not_doubted(tmp_path, monkeypatch):
+    file, true = scan.practice.write_scan(tmp_path / "brain.nii.gz")
+    truth = np.moveaxis(nib.as_closest_canonical(nib.load(true)).get_fdata().astype(int), 2, 0)
+    monkeypatch.setattr(scan, "frame_corner", lambda *_: (-OASIS_BOX.top, -OASIS_BOX.left))  # where it came from
+    found = scan.segment(brains(Where(lambda images: truth)), file, tmp_path)
+    assert not found.warning and found.table["Dice on the scan's own grid"].tolist() == [1, 1, 1, 1]
+
+
+def test_dark_fluid_that_tissue_encloses_is_no_air(tmp_path):
+    array = np.zeros((60, 60, 20), np.int16)
+    array[10:50, 10:50], array[20:40, 20:40] = 200, 1
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "ventricle.nii.gz")
+    predictor = brains(Where(lambda images: 3 * (images[..., 0] > 50) + (images[..., 0] == 1)))
+    found = scan.segment(predictor, tmp_path / "ventricle.nii.gz", tmp_path)
+    assert found.table["voxels"].tolist() == [40000, 8000, 0, 24000] and not found.warning
+
+
+@pytest.mark.parametrize("litres, said", [
+    ((9, 0.9, 0.8, 0.6), "no such head has 2.3 l of CSF, grey and white matter, 0.8 l of it grey matter"),
+    ((0, 0.2, 1.3, 0.5), "no such head has 2.0 l of CSF, grey and white matter, 1.3 l of it grey matter"),
+    ((9, 0.4, 0.9, 0.7), "")])
+def test_litres_that_no_head_holds_are_doubted(litres, said):
+    image = np.full((1, 16, 16, 1), 200, np.uint8)
+    found = scan.warning(Split("head", image, image[..., 0] // 200, np.array(["head"]), TASK), 0.05, litres, least=0.3)
+    assert found.startswith(f"DO NOT USE THESE LABELS: {said}") if said else not found
+
+
+@pytest.mark.parametrize("height, label, said", [(120, 3, "0.2"), (32, 3, ""), (32, 0, "0.0")])
+def test_a_slab_may_hold_little_of_a_brain_a_whole_head_not(height, label, said, tmp_path):
+    array = np.zeros((60, 60, height // 2), np.int16)
+    array[15:45, 15:45, :30] = 200
+    nib.save(nib.Nifti1Image(array, np.diag([2.0, 2, 2, 1])), tmp_path / "head.nii.gz")
+    predictor = brains(Where(lambda images: label * (images[..., 0] > 50)))
+    warning = scan.segment(predictor, tmp_path / "head.nii.gz", tmp_path).warning
+    assert warning.startswith(f"DO NOT USE THESE LABELS: no such head has {said} l") if said else not warning
+
+
+@pytest.mark.parametrize("largest", [False, True])
+def test_only_the_largest_piece_is_kept_where_the_recipe_says_so(largest, tmp_path):
+    array = np.zeros((60, 60, 12), np.int16)
+    array[10:30, 10:30, 2:10], array[40:45, 40:45, 4:8] = 200, 200
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "two.nii.gz")
+    picture = np.zeros((64, 64), np.uint8)
+    picture[:60, :60] = array[..., 5]
+    Image.fromarray(picture).save(tmp_path / "two.png")
+    volume, picture = (scan.segment(predictor, tmp_path / name, tmp_path) for predictor, name in
+                       ((brains(largest=largest), "two.nii.gz"), (pictures(largest=largest), "two.png")))
+    small = 0 if largest else 1
+    assert volume.table["voxels"].tolist()[1:] == [0, 0, 3200 + small * 100]
+    assert picture.table["pixels"].tolist()[1:] == [0, 400 + small * 25, 0]
+    assert (volume.split.labels > 0).sum() == 3200 + small * 100  # what is looked at is what is written
+
+
+@pytest.mark.parametrize("bright, said", [(8, True), (48, False)])
+def test_labels_in_the_dark_of_a_picture_are_doubted(bright, said, tmp_path):
+    picture = np.zeros((64, 64), np.uint8)
+    picture[:, :bright] = 255
+    Image.fromarray(picture).save(tmp_path / "dark.png")
+    found = scan.segment(pictures(network=Brain()), tmp_path / "dark.png", tmp_path)
+    assert found.warning.startswith("DO NOT USE THESE LABELS: 88% of them lie where dark.png" if said else "")
+    assert bool(found.warning) == said
+
+
+def test_an_empty_picture_is_background(tmp_path):
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "empty.png")
+    found = scan.segment(pictures(network=Brain()), tmp_path / "empty.png", tmp_path)
+    assert found.table["pixels"].tolist() == [4096, 0, 0, 0] and not found.warning
 
 
 def test_analyze_pairs_are_read(tmp_path):
@@ -203,7 +301,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
             scan.segment(predictor, tmp_path / name, to)
 
     refused("nowhere.png", "No file is at .*nowhere.png")
-    refused("", "No file is at")
+    refused("", "is a folder: give the scan's file")
     for name in ("text.txt", "broken.png", "broken.nii.gz", "broken.hdr"):
         (tmp_path / name).write_text("not a scan")
         refused(name, f"{name} ")
@@ -243,16 +341,50 @@ def test_the_command_goes_on_after_a_file_that_is_no_scan(tmp_path):
     done = subprocess.run([sys.executable, "-m", "helpers.scan", run.folder, "bad.nii.gz", "good.nii.gz"], text=True,
                           cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
     [mask] = (run.folder / "results").iterdir()
-    assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.startswith("bad.nii.gz is not a rea")
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "bad.nii.gz is not a rea" in done.stderr
+    assert "precision: " in done.stderr and "precision" not in done.stdout  # as in the notebook, but out of the way
     assert str(mask) in done.stdout
     told = re.findall(r"^\w.*? +([0-3]) +(\d+) +[\d.]+ *$", done.stdout, re.MULTILINE)
     voxels = np.bincount(np.asarray(nib.load(mask).dataobj).ravel(), minlength=4)
     assert [(int(a), int(b)) for a, b in told] == list(enumerate(voxels)) and voxels.sum() == 40 * 60 * 30
 
 
-@pytest.mark.parametrize("words, sentence", [
-    ([], r"python -m helpers.scan RUN SCAN"), (["x"], r"python -m helpers.scan RUN SCAN"),
-    (["nowhere", "scan.nii"], "nowhere is not the folder of a run: it has no run.json")])
-def test_the_command_says_what_it_needs(words, sentence):
-    with pytest.raises(SystemExit, match=sentence):
+@pytest.mark.parametrize("network, status", [(ByGrey, 0), (Brain, 1)])
+def test_the_exit_status_says_whether_labels_may_be_used(network, status, tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(scan.backend, "set_up", lambda: calls.append("set up") or print("the device"))
+    monkeypatch.setattr(scan.Predictor, "open", lambda folder: calls.append(folder) or brains(network()))
+    nib.save(next(head()), tmp_path / "head.nii.gz")
+    assert scan.main([str(tmp_path / "run"), str(tmp_path / "head.nii.gz")]) == status
+    told = capsys.readouterr()
+    assert told.out.startswith("DO NOT USE" if status else "head.nii.gz, 30 slices") and "the device" in told.err
+    assert calls == ["set up", tmp_path / "run"]  # the precision first: networks are made in it
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_the_usage_says_what_goes_in_and_out(words, capsys):
+    with pytest.raises(SystemExit):
         scan.main(words)
+    told = capsys.readouterr().out
+    for word in ("RUN is the folder", "SCAN is a", "RUN/results/NAME-CODE_labels", "CODE stands for",
+                 "0 background, 1 CSF", "the labels' greys", "Dice where", "NAME_seg", "Exit status: 0"):
+        assert word in told
+
+
+def test_the_command_needs_a_scan(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        scan.main(["x"])
+    assert "required: SCAN" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_is_refused_and_the_runs_in_it_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(scan.backend, "set_up", lambda: None)
+    with pytest.raises(SystemExit, match="nowhere is not the folder of a run: it has no run.json.$"):
+        scan.main(["nowhere", "scan.nii"])
+    for name, files in (("practice-2", ["run.json", "network.keras"]), ("lgg-1", ["run.json", "network.keras"]),
+                        ("nuclei-3", ["run.json"])):  # the last is not finished
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        for file in files:
+            (tmp_path / "runs" / name / file).touch()
+    with pytest.raises(SystemExit, match="no run.json. Give one of the finished runs in it: lgg-1, practice-2.$"):
+        scan.main([str(tmp_path / "runs"), "scan.nii"])
