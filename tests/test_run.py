@@ -442,5 +442,5 @@ def test_the_improved_unet_learns_and_opens_with_keras_alone(policy, tmp_path):
                     tmp_path / "found.npy"], check=True)
     keras.mixed_precision.set_dtype_policy("float32")
     twin = shallow(made.recipe, 1, 4)
-    made.load(twin, "network.keras")
+    twin.load_weights(made.folder / "network.keras")
     assert np.allclose(np.load(tmp_path / "found.npy"), np.asarray(twin(data.test.images)), atol=1e-5)

@@ -51,7 +51,7 @@ def cached(key, make):
 
     A file that does not read back is made again. Files that nobody read for a month go.
     """
-    folder = Path(os.environ.get("OASIS_RUNS", CACHE.parent)) / CACHE.name
+    folder = Path(os.environ.get("OASIS_RUNS") or CACHE.parent).expanduser() / CACHE.name
     file = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
     with suppress(Exception), np.load(file) as arrays:  # not there, or damaged: zip and numpy raise nearly anything
         dataset = from_arrays(arrays)
