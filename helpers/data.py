@@ -26,7 +26,7 @@ class Shown:
 
     def _repr_html_(self):
         caption, table = self.as_table()
-        return f"<p><b>{html.escape(caption)}</b></p>{table.to_html()}"
+        return f"<p><b>{html.escape(caption).replace(chr(10), '<br>')}</b></p>{table.to_html()}"
 
 
 @dataclass(frozen=True, repr=False)

@@ -152,7 +152,7 @@ def test_figure_draws_every_run_once():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["less, 9 epochs (the same seconds)", "less", "all"]
 
 
-@pytest.mark.parametrize("name, said, rows", [("practice", "practice brains (synthetic), test", 28),
+@pytest.mark.parametrize("name, said, rows", [("practice", "practice brains (synthetic), validation", 28),
                                               ("ibsr", "brains.zip (OASIS layout), validation", 10)])
 def test_measured_results_are_drawn(name, said, rows, tmp_path, capsys):
     ingredients.main(["--draw", str(FOLDER / f"ingredients_{name}.csv"), str(tmp_path / "drawn.png")])

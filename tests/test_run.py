@@ -213,7 +213,7 @@ def test_code_is_known_by_what_it_does():
     assert run.code_of(code) == run.code_of(same) == "a02a3918"  # in every version of Python
     others = [code.replace(*change) for change in (("a[0]", "a[1]"), ("None", "0"), ("!r", ""), ("x,", "y, x,"))]
     assert len({run.code_of(other) for other in [code, *others]}) == 5
-    assert list(run.CODE) == ["helpers.model", "helpers.train", "helpers.preprocess"]
+    assert list(run.CODE) == ["helpers.model", "helpers.fast", "helpers.train", "helpers.preprocess"]
 
 
 def test_a_frame_that_is_no_multiple_of_16_is_remembered(tmp_path):
