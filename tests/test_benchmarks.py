@@ -1,3 +1,6 @@
+import importlib.util
+import os
+import sys
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -7,15 +10,16 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import ingredients
+from benchmarks import ingredients, race, speed
 from benchmarks.kills import tiny, toy
 from keras import layers
 
-from helpers import model, train
+from helpers import datasets, evaluate, fast, model, train
 from helpers.data import DataError
 from helpers.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "benchmarks"
+TORCH = os.environ.get("TORCH_PYTHON") or (sys.executable if importlib.util.find_spec("torch") else None)
 SMALL = Recipe("practice", filters=1, dropout=0.1, augment=0.7)
 
 
@@ -159,3 +163,98 @@ def test_measured_results_are_drawn(name, said, rows, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(said) and sum("±" in line for line in lines[1:]) == rows
     assert (tmp_path / "drawn.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_multiply_adds_by_hand():
+    image = keras.Input((8, 8, 1))
+    x = layers.Conv2D(5, 3, strides=2, padding="same")(layers.Conv2D(3, 3, padding="same")(image))
+    x = layers.Conv2D(2, 3, padding="same", name="up_1-conv")(layers.UpSampling2D(2, name="up_1-upsample")(x))
+    network = keras.Model(image, layers.Conv2D(4, 1)(x))
+    others = 64 * 9 * 1 * 3 + 16 * 9 * 3 * 5 + 64 * 1 * 2 * 4
+    assert speed.multiply_adds(network) == others + 64 * 9 * 5 * 2
+    if fast.ON_TENSORFLOW:
+        assert speed.multiply_adds(fast.quick(network)) == others + 16 * 16 * 5 * 2
+
+
+def test_a_ratio_is_of_the_same_rounds():
+    costs = [{"processor": seconds} for seconds in (1, 9, 4)]
+    others = [{"processor": seconds} for seconds in (2, 10, 2)]
+    assert speed.ratio(costs, others, "processor") == 0.9 and speed.ratio(others, others, "processor") == 1
+    with pytest.raises(ValueError):
+        speed.ratio(costs, others[:2], "processor")
+
+
+def test_a_cost_is_of_a_slice_and_beside_each_other_contestant():
+    cost = {name: [{"processor": s, "wall": 2 * s}] for name, s in ((speed.OURS, 1), (speed.STOCK, 4))}
+    first = {("train", name): {"processor": 7, "wall": 8} for name in cost}
+    lines = speed.table("train", first, {("train", name): own for name, own in cost.items()}, 8).splitlines()
+    assert lines[2].split() == "ours 125.0 250.0 0.25 0.25 7.0 8.0".split()
+    assert lines[3].split()[-6:] == "500.0 1000.0 1.00 1.00 7.0 8.0".split()
+
+
+def test_shares_of_the_peak_by_hand():
+    answers = {("peak", speed.OURS): [{"said": 100}, {"said": 200}],
+               ("train", speed.OURS): [{"processor": 12}, {"processor": 6}],
+               ("predict", speed.OURS): [{"processor": 2}, {"processor": 1}]}
+    said = list(speed.floor([120, 100], answers, 2))
+    assert "2000.0 ms" in said[2] and said[2].endswith("reaches 50% of it.")
+    assert "666.7 ms" in said[3] and said[3].endswith("reaches 100% of it.")
+
+
+def test_contestants_answer():
+    settings = {"precision": "float32", "shape": (32, 32), "batch": 2, "threads": 1, "filters": 2}
+    children = {speed.OURS: speed.Child(speed.OURS, sys.executable, settings)}
+    children |= {name: speed.Child(name, TORCH, settings) for name in speed.TORCH if TORCH}
+    _, answers = speed.rounds_of(children, 1)
+    assert all(one["processor"] > 0 and one["wall"] > 0 for (one,) in answers.values())
+    weights = model.of_recipe(Recipe("oasis", filters=2), 1, 4).count_params()
+    assert all(children[name].ask("weights")["said"] == weights for name in children if name != speed.OURS)
+    stock, quick = children[speed.OURS].ask("work")["said"]
+    assert 0 < quick < stock
+    for child in children.values():
+        child.process.communicate()
+
+
+def test_a_contestant_that_dies_is_said():
+    child = speed.Child(speed.OURS, sys.executable, {"threads": 1})
+    with pytest.raises(SystemExit, match="ended without an answer"):
+        child.ask("version")
+    child.process.wait()
+
+
+def test_time_to_a_dice_by_hand():
+    rows = pd.DataFrame({"data": "a", "contestant": "b", "seconds": [1.0, 2, 3, 4], "processor": [2, 4, 6, 8],
+                         "slices": 9, "CSF": [0.95, 0.91, 0.8, 0.97], "grey": [0.8, 0.92, 0.99, 0.96]})
+    assert race.time_to(rows, 0.9) == 2 and race.time_to(rows, 0.95, "processor") == 8
+    assert race.time_to(rows, 0.96) == race.time_to(rows[:0], 0.1) == np.inf
+    both = pd.concat([rows.assign(contestant="ours"), rows.assign(contestant="torch", seconds=[2, 6, 7, 8])])
+    ours, torch = (line.split() for line in race.table(both).splitlines()[2:])
+    assert ours == "ours 2.0 4.0 4.0 8.0 1.0 1.0 1.0 1.0".split()
+    assert torch == "torch 6.0 4.0 8.0 8.0 3.0 1.0 2.0 1.0".split()
+
+
+def test_dice_of_a_race_is_that_of_scores():
+    rng = np.random.default_rng(0)
+    truth, found = rng.integers(0, 3, (2, 5, 8, 8), np.uint8)
+    assert np.allclose(race.dice_of(truth, found, 4), evaluate.dice(truth, found, 4), equal_nan=True)
+
+
+def test_batches_of_a_race_move_image_and_label_together():
+    images = np.arange(5 * 2 * 3, dtype="uint8").reshape(5, 2, 3)
+    stream = race.batches_of([images, images + 100], 2, 0, mirrors=(1,))
+    seen = [next(stream) for _ in range(20)]
+    assert all((one + 100 == other).all() for one, other in seen)
+    found = {one.tobytes() for some, _ in seen for one in some}
+    assert found == {one.tobytes() for image in images for one in (image, image[::-1])}
+
+
+@pytest.mark.parametrize("name", ["ours", "brief", *["torch-frame"] * bool(TORCH)])
+def test_a_race_of_one(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "load", lambda recipe: toy())
+    race.load("practice", "", "filters=1 batch=8 epochs=2", tmp_path)
+    other = {"python": TORCH, "file": FOLDER / "torch_unet.py"} if "torch" in name else {}
+    race.child("race", name, tmp_path, tmp_path / "race.csv", 60 if name != "brief" else 1e-3, 16, **other)
+    rows = pd.read_csv(tmp_path / "race.csv", header=None)
+    assert rows[0].unique() == "practice 16/4" and rows[1].unique() == name
+    assert rows[4].tolist() == ([8] if name == "brief" else [16, 32])
+    assert rows.loc[:, 5:].shape[1] == 4 and (rows.loc[:, 5:].max() <= 1).all() and (rows[2].diff().dropna() > 0).all()
