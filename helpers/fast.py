@@ -1,15 +1,15 @@
-"""What Keras computes, computed faster on TensorFlow. Every class here stands for a stock one, which is its test.
+"""What Keras computes, computed faster by TensorFlow on a processor. Every class stands for a stock one, its test.
 
 Networks are built, shown and saved with Keras's own layers; `quick` gives their weights to a twin, which is trained and
-predicts. On other backends the twin is the network itself.
+predicts. On a GPU (where it was not measured) and on other backends the twin is the network itself.
 """
 
 import numpy as np
 
-from helpers.backend import keras
+from helpers.backend import has_gpu, keras
 
 layers, ops = keras.layers, keras.ops
-if ON_TENSORFLOW := keras.config.backend() == "tensorflow":
+if FASTER := keras.config.backend() == "tensorflow" and not has_gpu():
     import tensorflow as tf
 
 
@@ -74,16 +74,21 @@ class FixedBatch(keras.Model):
         return super().train_step((tf.ensure_shape(images, (self.batch, *images.shape[1:])), *rest))
 
 
-AdamW = QuickAdamW if ON_TENSORFLOW else keras.optimizers.AdamW
+AdamW = QuickAdamW if FASTER else keras.optimizers.AdamW
 
 
 def quick(network):
-    """A twin of a network that computes the same, with its weights."""
-    if not ON_TENSORFLOW:
+    """A twin of a network that computes the same, with its weights; the network itself where it is not to be had."""
+    if not FASTER:
         return network
     twin = keras.models.clone_model(network, clone_function=exchange)
     twin = FixedBatch(twin.input, twin.output, name=network.name)
     twin.set_weights(network.get_weights())
+    try:
+        twin(np.zeros([n or 32 for n in (1, *network.input_shape[1:])], "uint8"))
+    except tf.errors.OpError:
+        print("This processor lacks what the faster layers need: Keras's own are used.")
+        return network
     return twin
 
 

@@ -30,6 +30,7 @@ from helpers.recipe import Recipe, UserError
 
 STATE, NETWORK, LOCK = "run.json", "network.keras", "lock"
 VERSION = 2  # of run.json
+FULL = re.compile("RESOURCE_?EXHAUSTED|out of memory|MemoryError", re.IGNORECASE)  # names and words of errors
 STALE = 30 * 60  # seconds after which a lock of another machine, renewed each epoch, no longer counts
 
 
@@ -184,17 +185,21 @@ class Run:
             # `fit` would peek at a batch, and leave others for the first epoch
             network.test_on_batch(seen[0].images[:batch], seen[0].labels[:batch])
         callbacks = [keras.callbacks.TerminateOnNaN(), train.Validation(seen[1], batch, train.LOSSES[recipe.loss]),
-                     train.Clock(recipe.epochs, self.task.names),
-                     Keeper(self, progress, renew)]
+                     train.Clock(recipe.epochs, self.task.names), Keeper(self, progress, renew)]
         try:
             if done < recipe.epochs:
-                network.fit(batches, epochs=recipe.epochs, initial_epoch=done,
-                            shuffle=False, verbose=0, callbacks=callbacks)
+                network.fit(batches, epochs=recipe.epochs, initial_epoch=done, shuffle=False, verbose=0,
+                            callbacks=callbacks)
             self.finish()
         except KeyboardInterrupt:
             if self.best is None:
                 raise
             print(f"Stopped: the best weights so far are kept. Run this again to go on, up to {recipe.epochs} epochs.")
+        except Exception as error:  # each backend has its own
+            if not FULL.search(f"{type(error).__name__} {error}"):
+                raise
+            raise RunError(f"A batch of {batch} slices does not fit into this device's memory. Set batch={batch // 2 or 1}"
+                           " or a smaller size, and run this again.") from error
 
     def commit(self, network, row):
         """Make an epoch part of the run: its weights, then, in one step, the state that names them."""

@@ -8,7 +8,7 @@ from helpers import fast, model, train
 from helpers.recipe import Recipe
 
 tf = pytest.importorskip("tensorflow")
-pytestmark = pytest.mark.skipif(not fast.ON_TENSORFLOW, reason="other backends use Keras's own")
+pytestmark = pytest.mark.skipif(not fast.FASTER, reason="Keras's own are used here")
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(3, 2, (3, 8, 12, 6)).astype("float32")
 
@@ -83,9 +83,18 @@ def test_where_the_batch_is_not_known_the_stock_layer_is_used():
 
 
 def test_without_tensorflow_a_network_is_its_own_twin(monkeypatch):
-    monkeypatch.setattr(fast, "ON_TENSORFLOW", False)
+    monkeypatch.setattr(fast, "FASTER", False)
     network = network_of(keras.layers.Conv2D(2, 3))
     assert fast.quick(network) is network
+
+
+def test_a_processor_without_a_kernel_uses_the_stock_layers(monkeypatch, capsys):
+    def lacking(*_, **__):
+        raise tf.errors.UnimplementedError(None, None, "no such kernel")
+
+    monkeypatch.setattr(tf.compat.v1.nn, "fused_batch_norm", lacking)
+    network = model.of_recipe(Recipe("practice", filters=1), 1, 4)
+    assert fast.quick(network) is network and "lacks what the faster layers need" in capsys.readouterr().out
 
 
 def test_batches_of_one_size_hold_every_image():

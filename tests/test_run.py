@@ -207,6 +207,15 @@ def test_the_environment_wins_over_runs_and_says_so(tmp_path, monkeypatch, capsy
     assert run_of(tmp_path / "other").name == name and not capsys.readouterr().out
 
 
+def test_a_batch_too_large_for_memory_is_said(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor")
+
+    monkeypatch.setattr(keras.Model, "fit", full)
+    with pytest.raises(RunError, match="A batch of 4 slices does not fit .* Set batch=2"):
+        Run(tmp_path, Recipe("practice", batch=4), toy(), tiny).train()
+
+
 def test_code_is_known_by_what_it_does():
     code = "'''Why.'''\ndef f(x, a=[]):\n    return f'{x} {a[0]!r}', None\n"
     same = "def f(x,\n      a=[]):  # what\n  \"It's \\\"so\\\"; f()).\"\n  return (f\"{x} {a[0]!r}\", None)\n"
