@@ -248,13 +248,13 @@ def test_batches_of_a_race_move_image_and_label_together():
     assert found == {one.tobytes() for image in images for one in (image, image[::-1])}
 
 
-@pytest.mark.parametrize("name", ["ours", "brief", *["torch-frame"] * bool(TORCH)])
+@pytest.mark.parametrize("name", ["ours", *["torch-frame"] * bool(TORCH)])
 def test_a_race_of_one(name, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda recipe: toy())
     race.load("practice", "", "filters=1 batch=8 epochs=2", tmp_path)
     other = {"python": TORCH, "file": FOLDER / "torch_unet.py"} if "torch" in name else {}
-    race.child("race", name, tmp_path, tmp_path / "race.csv", 60 if name != "brief" else 1e-3, 16, **other)
+    race.child("race", name, tmp_path, tmp_path / "race.csv", 60, 16, **other)
     rows = pd.read_csv(tmp_path / "race.csv", header=None)
     assert rows[0].unique() == "practice 16/4" and rows[1].unique() == name
-    assert rows[4].tolist() == ([8] if name == "brief" else [16, 32])
+    assert rows[4].tolist() == [16, 32]
     assert rows.loc[:, 5:].shape[1] == 4 and (rows.loc[:, 5:].max() <= 1).all() and (rows[2].diff().dropna() > 0).all()
