@@ -34,8 +34,7 @@ class UpConvolution(layers.Conv2D):
         kernel = self.kernel[::-1, ::-1]
         for before, after in ([(0, 1), (0, 0)], [(1, 0), (0, 0)]), ([(0, 0), (0, 1)], [(0, 0), (1, 0)]):
             kernel = ops.pad(kernel, [*before, (0, 0), (0, 0)]) + ops.pad(kernel, [*after, (0, 0), (0, 0)])
-        found = ops.conv_transpose(inputs, ops.swapaxes(kernel, 2, 3), 2, "same")
-        return found + self.bias
+        return ops.conv_transpose(inputs, ops.swapaxes(kernel, 2, 3), 2, "same") + self.bias
 
     def compute_output_shape(self, input_shape):
         """Twice as high and wide."""
@@ -81,13 +80,13 @@ def quick(network):
     """A twin of a network that computes the same, with its weights; the network itself where it is not to be had."""
     if not FASTER:
         return network
-    twin = keras.models.clone_model(network, clone_function=exchange)
-    twin = FixedBatch(twin.input, twin.output, name=network.name)
-    twin.set_weights(network.get_weights())
     try:
+        twin = keras.models.clone_model(network, clone_function=exchange)
+        twin = FixedBatch(twin.input, twin.output, name=network.name)
+        twin.set_weights(network.get_weights())
         twin(np.zeros([n or 32 for n in (1, *network.input_shape[1:])], "uint8"))
-    except tf.errors.OpError:
-        print("This processor lacks what the faster layers need: Keras's own are used.")
+    except (tf.errors.OpError, ValueError):
+        print("The faster layers do not fit this network or this processor: Keras's own are used.")
         return network
     return twin
 
@@ -97,9 +96,12 @@ def exchange(layer):
     kind, config = type(layer), layer.get_config()
     if kind is layers.GroupNormalization:
         return InstanceNormalization.from_config(config)
-    if layer.name.startswith("up_") and kind is layers.UpSampling2D:
-        return layers.Identity(name=layer.name)
-    return (UpConvolution if layer.name.startswith("up_") and kind is layers.Conv2D else kind).from_config(config)
+    if layer.name.startswith("up_"):  # of a pair that is not exchanged whole, shapes no longer fit: no twin then
+        if kind is layers.UpSampling2D and (*config["size"], config["interpolation"]) == (2, 2, "nearest"):
+            return layers.Identity(name=layer.name)
+        if kind is layers.Conv2D and (layer.kernel_size, layer.strides, layer.use_bias) == ((3, 3), (1, 1), True):
+            return UpConvolution.from_config(config)
+    return kind.from_config(config)
 
 
 def probabilities(network, images, batch):

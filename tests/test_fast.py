@@ -82,6 +82,16 @@ def test_where_the_batch_is_not_known_the_stock_layer_is_used():
     assert np.allclose(network.predict(IMAGES, verbose=0), network(IMAGES), atol=1e-5)
 
 
+def test_another_upsampling_has_no_twin(monkeypatch):
+    def bilinear(x, width, name):
+        x = keras.layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}-upsample")(x)
+        return model.conv_norm_act(x, width, name)
+
+    monkeypatch.setattr(model, "upsampling_module", bilinear)
+    network = model.of_recipe(Recipe("practice", filters=1), 1, 4)
+    assert fast.quick(network) is network
+
+
 def test_without_tensorflow_a_network_is_its_own_twin(monkeypatch):
     monkeypatch.setattr(fast, "FASTER", False)
     network = network_of(keras.layers.Conv2D(2, 3))
@@ -94,7 +104,7 @@ def test_a_processor_without_a_kernel_uses_the_stock_layers(monkeypatch, capsys)
 
     monkeypatch.setattr(tf.compat.v1.nn, "fused_batch_norm", lacking)
     network = model.of_recipe(Recipe("practice", filters=1), 1, 4)
-    assert fast.quick(network) is network and "lacks what the faster layers need" in capsys.readouterr().out
+    assert fast.quick(network) is network and "Keras's own are used" in capsys.readouterr().out
 
 
 def test_batches_of_one_size_hold_every_image():
