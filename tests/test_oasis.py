@@ -1,6 +1,8 @@
+import base64
 import gzip
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 
@@ -151,15 +153,13 @@ def test_same_slice_twice(course):
 
 
 def reference_of(course):
-    files, found = oasis.Files(course), {}
-    for split, word in oasis.FOLDERS.items():
-        for case, number in oasis.find_slices(files, split):
-            for start, kind in (("", "case"), ("seg_", "seg")):
-                file = course / f"keras_png_slices_{start}{word}" / f"{kind}_{case}_slice_{number}.nii.png"
-                found.setdefault(file.parent.name, {}).setdefault(case, []).append(file)
-    return {folder: {case: hashlib.sha256("".join(
-        hashlib.sha256(file.read_bytes()).hexdigest() for file in own).encode()).hexdigest()[:8]
-        for case, own in cases.items()} for folder, cases in found.items()}
+    found = {}
+    for file in course.rglob("*.png"):
+        case, number = re.search(r"_(\d+)_slice_(\d+)", file.name).groups()
+        code = base64.b64encode(hashlib.sha256(file.read_bytes()).digest()[:3]).decode()
+        found.setdefault(file.parent.name, {}).setdefault(case, {})[int(number)] = code
+    return {folder: {case: "".join(own[n] for n in range(32)) for case, own in sorted(cases.items())}
+            for folder, cases in found.items()}
 
 
 def compare(course):
@@ -167,34 +167,61 @@ def compare(course):
     return oasis.compare_with_reference(files, {split: oasis.find_slices(files, split) for split in oasis.FOLDERS})
 
 
-def test_is_this_the_real_thing(course, tmp_path, monkeypatch):
-    for kind in ("case", "seg"):  # 32 slices a case, as in the real set
+CAN, CANNOT = (f"Scores on its test {word} be compared with those of others." for word in ("can", "cannot"))
+
+
+@pytest.fixture
+def whole(course, tmp_path, monkeypatch):
+    """The practice course with 32 slices a case, known as the course's own."""
+    for kind in ("case", "seg"):
         for file in list(course.rglob(f"{kind}_*_slice_0.nii.png")):
             for number in {*range(32)} - {0, 1, 2, 10}:
                 shutil.copy(file, file.with_name(file.name.replace("slice_0", f"slice_{number}")))
-    assert "slices: same names, other bytes in cases 1-2, 402, 441" in load(course).task.origin
     (tmp_path / "reference.json").write_text(json.dumps(reference_of(course)))
     monkeypatch.setattr(oasis, "REFERENCE", tmp_path / "reference.json")
-    assert compare(course) == (True, "identical to the reference copy of the course's slices")
-    whole, few = Recipe("oasis", str(course)), Recipe("oasis", str(course), people=1, slices=5, test_slices=3)
+    return course
+
+
+def test_the_courses_own_are_known_whole_and_read_as_asked(whole):
+    assert compare(whole) == (True, f"all of the course's slices, byte by byte. {CAN}")
+    every, few = Recipe("oasis", str(whole)), Recipe("oasis", str(whole), people=1, slices=5, test_slices=3)
     taken = oasis.load(few)  # which reads only those, of the course's own
     assert [(len(s), s.whole) for s in taken.splits] == [(5, 64), (32, 32), (3, 32)] and taken.box == OASIS_BOX
-    assert same(taken, datasets.thinned(oasis.load(whole), few)) and same(taken, datasets.thinned(taken, few))
-    for file in course.glob("*_train/*_002_*"):
+    assert same(taken, datasets.thinned(oasis.load(every), few)) and same(taken, datasets.thinned(taken, few))
+
+
+def test_a_part_of_the_courses_own_says_what_is_missing(whole):
+    for file in whole.glob("*_train/*_002_*"):
         file.unlink()
-    assert compare(course) == (True, "a subset of the reference copy: cases 1, 402, 441")
-    file = course / "keras_png_slices_test" / "case_441_slice_2.nii.png"
+    assert compare(whole) == (True, f"32 of the course's 64 train slices, incomplete cases: 2. {CAN}")
+    for file in whole.glob("*_validate/*_slice_3.*"):
+        file.unlink()
+    assert compare(whole) == (True, "32 of the course's 64 train slices, incomplete cases: 2; "
+                              f"31 of the course's 32 validation slices. {CAN}")
+    for file in whole.glob("*_test/*_441_slice_2.nii.png"):
+        file.unlink()
+    genuine, finding = compare(whole)
+    assert genuine and finding.endswith(f"; 31 of the course's 32 test slices. {CANNOT}")
+
+
+def test_other_bytes_and_other_names_are_named(whole):
+    file = whole / "keras_png_slices_test" / "case_441_slice_2.nii.png"
+    old = file.read_bytes()
     Image.open(file).save(file, compress_level=0)  # same pixels, other bytes
-    genuine, finding = compare(course)
-    assert not genuine and finding == "not the course's slices: same names, other bytes in cases 441"
-    write_course(course / "more", {"train": (999,)}, range(32))
-    _, finding = compare(course)
-    assert "cases that the reference copy does not have 999;" in finding
-    shutil.rmtree(course / "more")
-    for file in course.glob("*_test/*_441_slice_2.nii.png"):
-        file.unlink()
-    genuine, finding = compare(course)
-    assert not genuine and finding == "not the course's slices: incomplete cases, which cannot be compared 441"
+    assert compare(whole) == (False, "1 file(s) with other bytes than the course's, such as "
+                              f"{file.parent.name}/{file.name}; 31 of the course's 32 test slices. {CANNOT}")
+    file.write_bytes(old)
+    write_course(whole / "more", {"train": (999,)}, [0])
+    assert compare(whole) == (False, "2 file(s) the course has not, such as "
+                              "more/keras_png_slices_train/case_999_slice_0.nii.png, "
+                              f"more/keras_png_slices_seg_train/seg_999_slice_0.nii.png. {CAN}")
+    write_course(whole / "more", {"test": (998,)}, [0])
+    assert compare(whole)[1].endswith(CANNOT)
+
+
+def test_made_up_slices_are_not_taken_for_the_courses(course):
+    assert "32 file(s) with other bytes than the course's, such as" in load(course).task.origin
+    assert load(course).task.origin.endswith(CANNOT)
 
 
 def test_shipped_reference_is_of_the_whole_set():
@@ -202,17 +229,17 @@ def test_shipped_reference_is_of_the_whole_set():
     assert {folder: len(cases) for folder, cases in reference.items()} == {
         f"keras_png_slices_{kind}{word}": n for kind in ("", "seg_")
         for word, n in (("train", 302), ("validate", 35), ("test", 17))}
+    assert {len(codes) for cases in reference.values() for codes in cases.values()} == {4 * 32}
 
 
 def test_shipped_reference_knows_the_hashes(real_data):
-    hashes = {}
+    reference, known = json.loads(oasis.REFERENCE.read_text()), 0
     with gzip.open(real_data / "oasis_sha256.txt.gz", "rt") as lines:
         for line in lines:
-            digest, name = line.split()
-            hashes[name] = digest
-    joined = "".join(hashes[f"keras_png_slices_test/case_441_slice_{n}.nii.png"] for n in range(32))
-    reference = json.loads(oasis.REFERENCE.read_text())
-    assert reference["keras_png_slices_test"]["441"] == hashlib.sha256(joined.encode()).hexdigest()[:8]
+            folder, case, number = re.search(r"(\S+)/\w+?_(\d+)_slice_(\d+)", line).groups()
+            code = base64.b64encode(bytes.fromhex(line[:6])).decode()
+            known += reference[folder][case][4 * int(number):4 * int(number) + 4] == code
+    assert known == 2 * 11328
 
 
 @pytest.mark.parametrize("name, complaint", [("../evil.png", "leads out of the archive"),
@@ -277,5 +304,7 @@ def test_the_courses_own_slices(real_data):
     brains = oasis.load(Recipe("oasis", str(real_data / "oasis_part.zip")))
     assert [(len(s), s.n_subjects) for s in brains.splits] == [(1208, 302), (1120, 35), (544, 17)]
     assert set(brains.train.positions.tolist()) == {0, 8, 16, 24} and brains.box == OASIS_BOX
+    assert brains.task.title == "OASIS brain slices" and brains.task.origin == (
+        f"oasis_part.zip: 1,208 of the course's 9,664 train slices. {CAN}")
     nothing_lost(brains)
     as_pillow_reads(brains, real_data / "oasis_part.zip", every=36)
