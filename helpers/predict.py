@@ -15,13 +15,13 @@ BATCH = 16  # slices predicted in one step
 
 
 class Predictor:
-    """Everything that decides a label: networks, mirror images, box, size, largest component.
+    """Everything that decides a label: networks, mirror images, box, size, largest component, context.
 
     `Predictor(run, ...)` takes the recipe of the first run; a run with `others` brings these along. Of a network it
-    asks for `predict_on_batch` only.
+    asks for `predict_on_batch` only. Context is the data set's, of slices whose position is known: a Split's.
     """
 
-    def __init__(self, *runs, mirrors=None, largest=None):
+    def __init__(self, *runs, mirrors=None, largest=None, context=None):
         first = runs[0]
         runs = [one for run in runs for one in (run, *run.others)]
         kinds = [dict(labels=run.task.labels, box=run.box, frame=run.frame, channels=run.channels,
@@ -33,6 +33,12 @@ class Predictor:
         self.task, self.box, self.frame, self.channels = first.task, first.box, first.frame, first.channels
         self.mirrors = self.task.mirrors if (first.recipe.mirrors if mirrors is None else mirrors) else ()
         self.size, self.largest = first.recipe.size, first.recipe.largest if largest is None else largest
+        self.context = {}
+        if first.recipe.context if context is None else context:
+            if first.dataset is None:
+                print(f"{first.folder} is opened without its data: each slice is predicted by itself, without context.")
+            else:
+                self.context = tissue_shares(first.dataset.train.seen(self.box))
 
     @classmethod
     def open(cls, *folders, **options):
@@ -50,8 +56,14 @@ class Predictor:
 
     def labels(self, split):
         """The most probable label of every pixel, uint8 (N, H, W), of a Split or of images (N, H, W, C)."""
-        images = getattr(split, "images", split)
-        parts = [self.in_box(images[at:at + CHUNK]).argmax(-1).astype(np.uint8) for at in range(0, len(images), CHUNK)]
+        images, positions, parts = getattr(split, "images", split), getattr(split, "positions", ()), []
+        for at in range(0, len(images), CHUNK):
+            found = self.in_box(images[at:at + CHUNK])
+            for one, position in zip(found, positions[at:at + CHUNK]):
+                if position in self.context:
+                    share = self.context[position]
+                    one[..., 0] = np.where(share == 0, 2, np.where(share == 1, -1, one[..., 0]))
+            parts.append(found.argmax(-1).astype(np.uint8))
         labels = self.box.paste(np.concatenate(parts), images.shape[1:3])
         return largest_component(labels, split.subjects) if self.largest and images is not split else labels
 
@@ -72,6 +84,11 @@ class Predictor:
         if shape != self.box.shape:
             mean = keras.ops.convert_to_numpy(keras.ops.image.resize(mean, self.box.shape, "bilinear"))
         return np.asarray(mean, np.float32)
+
+
+def tissue_shares(split):
+    """{position: at each pixel (h, w), the share of a split's people who have tissue there}."""
+    return {n: (split.labels[split.positions == n] > 0).mean(0) for n in np.unique(split.positions)}
 
 
 def largest_component(labels, subjects):

@@ -149,7 +149,7 @@ class Run:
                         run.adopt(read_state(run.folder) or run.state)
                         if not run.finished:  # by another process, meanwhile
                             run.train_rest(progress, renew)
-                asked = {name: vars(self.recipe)[name] for name in ("mirrors", "largest", "networks")}
+                asked = {name: vars(self.recipe)[name] for name in ("mirrors", "largest", "context", "networks")}
                 how = {"recipe": run.state["recipe"] | asked, "others": [other.name for other in self.others]}
                 if run is self and run.finished and run.state | how != run.state:
                     run.put(**how)  # so that the folder alone predicts as it was last asked to
@@ -278,7 +278,8 @@ class Run:
         """
         recipe = self.recipe
         folder = self.folder / "results" / (f"{recipe.networks}-network{'s' * (recipe.networks > 1)}"
-                                            + "-mirrors" * recipe.mirrors + "-largest" * recipe.largest)
+                                            + "-mirrors" * recipe.mirrors + "-largest" * recipe.largest
+                                            + f"-{recipe.context}" * bool(recipe.context))
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in (thing.files() if name is None else {f"{name}.png": thing.png()}).items():
             (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -32,13 +32,14 @@ class Position:
 
 def predictor_of(network, box, frame=None, channels=1, task=TASK, others=(), **options):
     """The predictor of a run that needs no folder."""
-    return Predictor(run_of(network, box, frame, channels, task, others, **options))
+    return Predictor(run_of(network, box, frame, channels=channels, task=task, others=others, **options))
 
 
-def run_of(network, box, frame=None, channels=1, task=TASK, others=(), **options):
+def run_of(network, box, frame=None, dataset="lgg", channels=1, task=TASK, others=(), **options):
     """What a predictor asks of a run."""
     return SimpleNamespace(network=lambda: network, task=task, box=box, frame=frame or box.shape, others=others,
-                           recipe=Recipe("lgg", **{"mirrors": False} | options), channels=channels, folder="a folder")
+                           recipe=Recipe(dataset, **{"mirrors": False} | options), channels=channels, folder="a folder",
+                           dataset=None)
 
 
 def greys(*shape):
@@ -71,6 +72,28 @@ def test_a_frame_that_is_no_multiple_of_16():
     assert np.array_equal(predictor.labels(images), labels)
     assert seen[0].shape[1:] == (32, 32, 1) and np.array_equal(seen[0][:2, 6:26, 1:31], images)
     assert not seen[0][:, :6].any() and not seen[0][:, :, 31].any()
+
+
+def test_context_is_background_where_all_training_people_have_it_and_where_none_has(capsys):
+    box = Box(4, 8, 16, 16)
+    images, labels = greys(3, 24, 32)
+    tissue = np.zeros((4, 24, 32), np.uint8)
+    tissue[:2, 4:20, 8:12] = [[[3]], [[1]]]  # two people at position 7: both have tissue here
+    tissue[0, 4:20, 12:16] = 2  # and one of them here
+    train = Split("train", np.zeros((4, 24, 32, 1), np.uint8), tissue, np.array(["a", "b", "a", "b"]), TASK,
+                  np.array([7, 7, 8, 8]))  # at position 8 none has any
+    test = Split("test", images, labels, np.array(["c"] * 3), TASK, np.array([7, 8, 9]))
+    run = run_of(ByGrey(), box, (24, 32), "oasis", context="mask")
+    run.dataset = SimpleNamespace(train=train)
+    found, alone = Predictor(run).labels(test), Predictor(run, context=False).labels(test)
+    assert np.array_equal(alone, box.paste(box.cut(labels), (24, 32)))
+    assert np.array_equal(found[2], alone[2]) and not found[1].any()  # nobody was seen at position 9
+    assert np.array_equal(found[0, :, 12:16], alone[0, :, 12:16]) and not found[0, :, 16:].any()
+    assert np.array_equal(found[0, 4:20, 8:12], np.where(alone[0, 4:20, 8:12], alone[0, 4:20, 8:12], 1))
+    assert np.array_equal(Predictor(run).labels(images), alone)  # no positions, no context
+    run.dataset = None
+    assert np.array_equal(Predictor(run).labels(test), alone)
+    assert "a folder is opened without its data: each slice is predicted by itself" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mirrors, rows, columns", [(False, False, False), (True, True, False)])
