@@ -123,6 +123,31 @@ class Scores(Shown):
                 self.table().round(4))
 
 
+def soft_dice(truth, probabilities):
+    """Soft Dice of each image and label (N, L), of labels (N, H, W) and probabilities (N, H, W, L); NaN where absent."""
+    wanted = truth[..., None] == np.arange(probabilities.shape[-1])
+    total = (wanted + probabilities).sum((1, 2))
+    there = wanted.any((1, 2))
+    return np.divide(2 * (wanted * probabilities).sum((1, 2)), total, out=np.full(total.shape, np.nan), where=there)
+
+
+def like_with_like(reports, scores, soft=None):
+    """What others report, a Table, each beside the same averaging of these scores; None where labels are others.
+
+    `reports` is a CSV file with columns averaging, network and one for each label; `soft` is soft Dice (N, L), without
+    which nothing is set beside them.
+    """
+    table = pd.read_csv(reports)
+    if table.columns[2:2 + len(scores.labels)].tolist() != scores.labels:
+        return None
+    own = {} if soft is None else {"hard, pooled": scores.pooled, "hard, per image, absent = 1":
+                                   scores.per_image.fillna(1).mean(), "soft, per image": np.nanmean(soft, axis=0)}
+    mine = pd.DataFrame([{"averaging": way, "network": f"this one, {scores.title}", **dict(zip(scores.labels, dice))}
+                         for way, dice in own.items()])
+    rows = pd.concat([mine, table]).sort_values("averaging", kind="stable").set_index(["averaging", "network"])
+    return Table("OASIS, the course's 544 test slices: Dice, by how it is averaged", rows.round(4))
+
+
 def score(split, guesses):
     """What predictions (N, H, W) of a split are worth, in the whole frame, as Scores."""
     names = split.task.names

@@ -8,6 +8,7 @@ from scipy import ndimage, stats
 from helpers import fast
 from helpers.backend import keras
 from helpers.data import shrink
+from helpers.evaluate import soft_dice
 from helpers.run import Run, RunError
 
 CHUNK = 64  # slices whose probabilities are in memory at once
@@ -33,12 +34,12 @@ class Predictor:
         self.task, self.box, self.frame, self.channels = first.task, first.box, first.frame, first.channels
         self.mirrors = self.task.mirrors if (first.recipe.mirrors if mirrors is None else mirrors) else ()
         self.size, self.largest = first.recipe.size, first.recipe.largest if largest is None else largest
-        self.context = {}
-        if first.recipe.context if context is None else context:
-            if first.dataset is None:
-                print(f"{first.folder} is opened without its data: each slice is predicted by itself, without context.")
-            else:
-                self.context = tissue_shares(first.dataset.train.seen(self.box))
+        self.context, self.tissue = str((first.recipe.context if context is None else context) or ""), {}
+        if "mask" in self.context and first.dataset is None:
+            raise RunError(f"{first.folder} is opened without its data, and so without the mask: load its data, or predict "
+                           "without context.")
+        if "mask" in self.context:
+            self.tissue = tissue_shares(first.dataset.train.seen(self.box))
 
     @classmethod
     def open(cls, *folders, **options):
@@ -56,16 +57,36 @@ class Predictor:
 
     def labels(self, split):
         """The most probable label of every pixel, uint8 (N, H, W), of a Split or of images (N, H, W, C)."""
-        images, positions, parts = getattr(split, "images", split), getattr(split, "positions", ()), []
-        for at in range(0, len(images), CHUNK):
-            found = self.in_box(images[at:at + CHUNK])
-            for one, position in zip(found, positions[at:at + CHUNK]):
-                if position in self.context:
-                    share = self.context[position]
-                    one[..., 0] = np.where(share == 0, 2, np.where(share == 1, -1, one[..., 0]))
-            parts.append(found.argmax(-1).astype(np.uint8))
-        labels = self.box.paste(np.concatenate(parts), images.shape[1:3])
+        images = getattr(split, "images", split)
+        groups = [slice(at, at + CHUNK) for at in range(0, len(images), CHUNK)]
+        if in_context := self.context and images is not split:
+            groups = [np.flatnonzero(split.subjects == subject) for subject in np.unique(split.subjects)]
+        parts = np.empty((len(images), *self.box.shape), np.uint8)
+        for own in groups:
+            found = self.in_box(images[own])
+            parts[own] = (self.in_context(found, split.positions[own]) if in_context else found).argmax(-1)
+        labels = self.box.paste(parts, images.shape[1:3])
         return largest_component(labels, split.subjects) if self.largest and images is not split else labels
+
+    def in_context(self, found, positions):
+        """Scores (n, h, w, L), the best label's the highest, of probabilities of one person's slices at `positions`.
+
+        Neighbours: one step of the mean-field iteration of a Potts model, in which a slice's pixel and those before
+        and after it prefer to be alike; what is not there has no say.
+        """
+        at, scores = {position: index for index, position in enumerate(positions)}, np.log(found + 1e-4)
+        for index, position in enumerate(positions):
+            for beside in {position - 1, position + 1} & at.keys() if "neighbours" in self.context else ():
+                scores[index] += found[at[beside]]
+            if position in self.tissue:
+                share, background = self.tissue[position], scores[index, ..., 0]
+                background[share == 0], background[share == 1] = np.inf, -np.inf
+        return scores
+
+    def soft_dice(self, split):
+        """Soft Dice of each image and label of a Split, (N, L), without context."""
+        parts = [slice(at, at + CHUNK) for at in range(0, len(split), CHUNK)]
+        return np.concatenate([soft_dice(split.labels[own], self.probabilities(split.images[own])) for own in parts])
 
     def doubt(self, images):
         """How unsure the networks are of every pixel, float32 (N, H, W): entropy, 0 sure to 1 no idea."""

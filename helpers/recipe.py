@@ -65,8 +65,9 @@ class Recipe:
     seed: int = option(0, "fixes everything random", int, 0, 2**31)
     mirrors: bool = option(True, "average the prediction with those of mirror images", bool, stage="prediction")
     largest: bool = option(False, "keep the largest connected component only", bool, stage="prediction")
-    context: str = option(None, "what is known beside the slice; mask: where all training people have background at its "
-                          "position, and where none", str, none="none", choices=("mask",), stage="prediction")
+    context: str = option(None, "what is known beside the slice: mask, where all training people have background at its "
+                          "position, and where none; neighbours, what the slices before and after probably are", str,
+                          none="none", choices=("mask", "neighbours", "mask+neighbours"), stage="prediction")
     networks: int = option(1, "networks of successive seeds that are averaged", int, 1, 100, stage="prediction")
     reasons: dict = field(default_factory=dict, compare=False)  # option -> who chose its value
 
@@ -150,7 +151,7 @@ MACHINES = {"processor": dict(slices=640, validation_slices=280, epochs=8, batch
 SETS = {
     "practice": dict(both=dict(dropout=0.1), processor=dict(slices=224, validation_slices=64, epochs=4)),
     "varied": dict(both=dict(dropout=0.1, augment=0.7), processor=dict(slices=400, validation_slices=96, epochs=8)),
-    "oasis": dict(processor=dict(slices=2416), lacks=("oversample", "largest"),
+    "oasis": dict(processor=dict(slices=4832, epochs=4, batch=4), lacks=("oversample", "largest"),
                   data="the folder or zip of the course's slices (keras_png_slices_data.zip), or unpacked OASIS-1 discs"),
     "volumes": dict(both=dict(epochs=24, batch=8, start="varied"), data="a folder of NAME.nii.gz with NAME_seg.nii.gz"),
     "lgg": dict(both=dict(epochs=24, batch=8, augment=0.7), processor=dict(size=128),

@@ -10,13 +10,15 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import ingredients, race, speed
+from benchmarks import ingredients, people, race, speed
 from benchmarks.kills import tiny, toy
 from keras import layers
 
 from helpers import datasets, evaluate, fast, model, train
 from helpers.data import DataError
+from helpers.predict import Predictor
 from helpers.recipe import Recipe
+from helpers.run import Run
 
 FOLDER = Path(__file__).parent / "benchmarks"
 TORCH = os.environ.get("TORCH_PYTHON") or (sys.executable if importlib.util.find_spec("torch") else None)
@@ -258,3 +260,31 @@ def test_a_race_of_one(name, tmp_path, monkeypatch):
     assert rows[0].unique() == "practice 16/4" and rows[1].unique() == name
     assert rows[4].tolist() == [16, 32]
     assert rows.loc[:, 5:].shape[1] == 4 and (rows.loc[:, 5:].max() <= 1).all() and (rows[2].diff().dropna() > 0).all()
+
+
+def test_every_point_of_the_learning_curve_shows_as_many_slices():
+    own = list(people.points(Recipe("oasis", data="x")))
+    assert [(recipe.people, recipe.slices, recipe.epochs) for _, recipe in own[::2]] == [
+        (3, 96, 50), (10, 320, 15), (30, 960, 5), (100, 2416, 2), (302, 2416, 2)]
+    assert [(name, recipe.start) for name, recipe in own[:2]] == [
+        ("random weights", None), ("practice brains (synthetic)", "varied")]
+
+
+def test_the_learning_curve_goes_on_and_evaluates_no_test_twice(many, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(people.backend, "set_up", lambda: None)
+    monkeypatch.setattr(people.datasets, "load", lambda recipe: many)
+    monkeypatch.setattr(people, "Run", lambda runs, recipe, data: Run(runs, recipe, data, tiny))
+    each = [(name, Recipe("practice", epochs=1, batch=4).change(people=n)) for name in people.STARTS for n in (1, 2)]
+    monkeypatch.setattr(people, "points", lambda recipe: each)
+    words = ["--dataset", "practice", "--options", "", "--to", str(tmp_path)]
+    people.main(words)
+    rows = pd.read_csv(tmp_path / "people.csv")
+    assert rows[["start", "people"]].to_numpy().tolist() == [[name, n] for name in people.STARTS for n in (1, 2)]
+    run = Run(tmp_path, each[0][1], many, tiny)
+    expected = evaluate.score(many.test, Predictor(run).labels(many.test)).pooled
+    assert rows.loc[0, many.task.names].tolist() == pytest.approx(expected.tolist(), abs=1e-5, nan_ok=True)
+    monkeypatch.setattr(people, "Run", None)
+    people.main(words)  # everything is there
+    assert pd.read_csv(tmp_path / "people.csv").equals(rows)
+    people.main(["--draw", str(tmp_path / "people.csv"), str(tmp_path / "people.png")])
+    assert (tmp_path / "people.png").read_bytes()[:4] == b"\x89PNG"

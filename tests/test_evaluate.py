@@ -1,6 +1,7 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -47,6 +48,29 @@ def test_averages_by_hand(scored):
     assert table.loc["background", "subject SD"] == pytest.approx(np.std([2 / 3, 0], ddof=1))
     assert table.loc["CSF", "image worst"] == pytest.approx(2 / 3)
     assert scored.ranking == ["b", "a"]
+
+
+def test_soft_dice_by_hand():
+    truth = np.array([[[0, 1]], [[1, 1]]], np.uint8)
+    found = np.array([[[[0.8, 0.2, 0], [0.4, 0.5, 0.1]]], [[[0, 1, 0], [0.5, 0.5, 0]]]])
+    # image 1, label 0: 2 * 0.8 / (1 + 1.2); label 1: 2 * 0.5 / (1 + 0.7); image 2, label 1: 2 * 1.5 / (2 + 1.5)
+    assert np.allclose(evaluate.soft_dice(truth, found), [[1.6 / 2.2, 1 / 1.7, np.nan], [np.nan, 3 / 3.5, np.nan]],
+                       equal_nan=True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_each_report_stands_beside_the_same_averaging(scored, tmp_path):
+    file = Path(__file__).parent / "benchmarks" / "oasis.csv"
+    others = evaluate.like_with_like(file, scored).table
+    assert others.loc[("soft, per image", "Improved U-Net, the task's first example")].tolist() == [
+        0.9987, 0.9428, 0.9568, 0.9740]
+    both = evaluate.like_with_like(file, scored, np.array([[0.5, 0.6, 0.7, np.nan], [0.7, 0.6, 0.5, 0.1]])).table
+    assert len(both) == len(others) + 3 and both.columns.tolist() == scored.labels
+    own = both.xs("this one, toy, test", level="network")
+    assert own.loc["soft, per image"].tolist() == pytest.approx([0.6, 0.6, 0.6, 0.1])
+    assert own.loc["hard, per image, absent = 1"].tolist() == pytest.approx([1 / 3, (1 + 2 / 3 + 1) / 3, 8 / 9, 1], abs=1e-4)
+    assert own.loc["hard, pooled"].tolist()[:3] == pytest.approx([0.5, 0.8, 2 / 3], abs=1e-4)
+    assert evaluate.like_with_like(file, replace(scored, labels=["background", "tumour"])) is None
 
 
 def test_verdict_grades_what_occurs(scored):

@@ -74,26 +74,60 @@ def test_a_frame_that_is_no_multiple_of_16():
     assert not seen[0][:, :6].any() and not seen[0][:, :, 31].any()
 
 
-def test_context_is_background_where_all_training_people_have_it_and_where_none_has(capsys):
-    box = Box(4, 8, 16, 16)
-    images, labels = greys(3, 24, 32)
+@pytest.fixture
+def course():
+    """A run on slices of two training people at positions 7 and 8, and three test slices of two people."""
+    images, labels = greys(4, 24, 32)
     tissue = np.zeros((4, 24, 32), np.uint8)
-    tissue[:2, 4:20, 8:12] = [[[3]], [[1]]]  # two people at position 7: both have tissue here
+    tissue[:2, 4:20, 8:12] = [[[3]], [[1]]]  # at position 7 both have tissue here
     tissue[0, 4:20, 12:16] = 2  # and one of them here
     train = Split("train", np.zeros((4, 24, 32, 1), np.uint8), tissue, np.array(["a", "b", "a", "b"]), TASK,
                   np.array([7, 7, 8, 8]))  # at position 8 none has any
-    test = Split("test", images, labels, np.array(["c"] * 3), TASK, np.array([7, 8, 9]))
-    run = run_of(ByGrey(), box, (24, 32), "oasis", context="mask")
+    run = run_of(ByGrey(), Box(4, 8, 16, 16), (24, 32), "oasis")
     run.dataset = SimpleNamespace(train=train)
-    found, alone = Predictor(run).labels(test), Predictor(run, context=False).labels(test)
-    assert np.array_equal(alone, box.paste(box.cut(labels), (24, 32)))
-    assert np.array_equal(found[2], alone[2]) and not found[1].any()  # nobody was seen at position 9
-    assert np.array_equal(found[0, :, 12:16], alone[0, :, 12:16]) and not found[0, :, 16:].any()
-    assert np.array_equal(found[0, 4:20, 8:12], np.where(alone[0, 4:20, 8:12], alone[0, 4:20, 8:12], 1))
-    assert np.array_equal(Predictor(run).labels(images), alone)  # no positions, no context
+    return run, Split("test", images, labels, np.array(["c", "d", "c", "c"]), TASK, np.array([9, 8, 7, 6]))
+
+
+def test_the_mask_is_background_where_all_training_people_have_it_and_tissue_where_none_has(course):
+    run, test = course
+    found, alone = Predictor(run, context="mask").labels(test), Predictor(run).labels(test)
+    assert np.array_equal(alone, run.box.paste(run.box.cut(test.labels), (24, 32)))
+    assert np.array_equal(found[[0, 3]], alone[[0, 3]]) and not found[1].any()  # nobody was seen at position 9 or 6
+    assert np.array_equal(found[2, :, 12:16], alone[2, :, 12:16]) and not found[2, :, 16:].any()
+    was = alone[2, 4:20, 8:12]
+    assert np.array_equal(found[2, 4:20, 8:12], np.where(was > 0, was, 1))
+    assert np.array_equal(Predictor(run, context="mask").labels(test.images), alone)  # no positions, no context
     run.dataset = None
-    assert np.array_equal(Predictor(run).labels(test), alone)
-    assert "a folder is opened without its data: each slice is predicted by itself" in capsys.readouterr().out
+    with pytest.raises(RunError, match="a folder is opened without its data, and so without the mask"):
+        Predictor(run, context="mask")
+
+
+def test_neighbours_of_one_person_have_a_say(course):
+    run, test = course
+    predictor = Predictor(run, context="neighbours")
+    found = np.tile(np.float32([0.5, 0.3, 0.2, 0]), (4, 16, 16, 1))
+    found[1, 0, 0], found[2, 0, 0] = [0, 1, 0, 0], [0, 0.9, 0.1, 0]
+    scores = predictor.in_context(found.copy(), np.array([3, 7, 5, 4]))  # neighbours are 3 and 4, 4 and 5
+    assert np.allclose(scores[1], np.log(found[1] + 1e-4)) and np.allclose(
+        scores[3, 0, 0], np.log(found[3, 0, 0] + 1e-4) + found[0, 0, 0] + found[2, 0, 0])
+    assert scores[3, 0, 0].argmax() == 1 and scores[3, 1, 1].argmax() == 0  # outvoted: .5 + .5 here, .3 + 1.2 there
+    assert np.array_equal(predictor.labels(test), Predictor(run).labels(test))  # where the network is sure, none has
+
+
+def test_all_context_at_once_keeps_to_the_mask(course):
+    run, test = course
+    both, mask = (Predictor(run, context=context).labels(test) for context in ("mask+neighbours", "mask"))
+    assert np.array_equal(both > 0, mask > 0) and (both[2, 4:20, 8:12] > 0).all()
+
+
+def test_soft_dice_of_every_image_of_a_split(monkeypatch):
+    monkeypatch.setattr(predict, "CHUNK", 2)
+    images, labels = greys(3, 16, 16)
+    split = Split("test", images, np.where(labels == 3, 0, labels), np.array(list("abc")), TASK)
+    n = np.array([np.bincount(one.ravel(), minlength=4) for one in labels])
+    expected = 2 * n[:, 0] / (2 * n[:, 0] + n[:, 3])  # of background, of which label 3 is another part
+    found = predictor_of(ByGrey(), Box(0, 0, 16, 16)).soft_dice(split)
+    assert np.allclose(found[:, 0], expected) and np.allclose(found[:, 1:3], 1) and np.isnan(found[:, 3]).all()
 
 
 @pytest.mark.parametrize("mirrors, rows, columns", [(False, False, False), (True, True, False)])

@@ -27,7 +27,7 @@ def test_machine_then_data_set_then_reader_then_environment(monkeypatch):
     on_processor = chosen(Recipe.choose("oasis", "epochs=10 filters=32", data="x"))
     on_gpu = chosen(Recipe.choose("oasis", data="x", gpu=True))
     wanted = {"slices": (str(SETS["oasis"]["processor"]["slices"]), "this data set"),
-              "batch": (str(MACHINES["processor"]["batch"]), "this machine"), "epochs": ("10", "you"),
+              "validation_slices": (str(MACHINES["processor"]["validation_slices"]), "this machine"), "epochs": ("10", "you"),
               "filters": ("32", "you"), "dropout": ("0.0", "default")}
     assert {name: on_processor[name] for name in wanted} == wanted
     assert {name: on_gpu[name] for name in ("slices", "epochs", "batch")} == {
