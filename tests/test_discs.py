@@ -7,7 +7,8 @@ from test_datasets import nothing_lost
 
 from helpers import datasets
 from helpers.data import OASIS_BOX, DataError
-from helpers.datasets import oasis
+from helpers.datasets import discs, oasis
+from helpers.datasets.files import digest
 from helpers.recipe import Recipe
 
 
@@ -24,6 +25,8 @@ def write_scan(folder, scan, n="n4", labels=True, seed=0):
     drawn[60:110, 60:140, 60:120] = 3
     drawn[30:50, 120:180, 20:160] = 3  # low x, far forward
     drawn[84:92, 90:120, 80:110] = 1
+    for z in range(20, 160):
+        drawn[20, 18:z, z] = 0  # every plane has a mask of its own
     image = drawn * 300 + np.random.default_rng(seed).integers(0, 50, drawn.shape, np.int16) * (drawn > 0)
     kinds = {f"{scan}_mpr_{n}_anon_111_t88_gfc": image}
     if labels:
@@ -51,11 +54,18 @@ def made(disc):
     return oasis.load(Recipe("oasis", str(disc)))
 
 
+def stored(disc, scan, kind):
+    """A scan's planes (z, x, y) as they lie in its file, read by nibabel alone."""
+    file = next((disc / "disc1" / scan).rglob(f"*_{kind}.hdr"))
+    return np.asarray(nib.as_closest_canonical(nib.load(file)).dataobj).squeeze().transpose(2, 0, 1)
+
+
 def test_layout_is_the_courses(made):
     assert made.image_shape == (256, 256, 1) and made.n_labels == 4
     counts = {s: int((split.subjects == s).sum()) for split in made.splits for s in set(split.subjects.tolist())}
     assert counts == {"OAS1_0001": 32, "OAS1_0002": 64, "OAS1_0003": 32}  # repeat scan: same person
-    assert "4 scans; incomplete, left out: OAS1_0005_MR1" in made.task.origin
+    assert made.task.origin.endswith("4 scans; split by subject; in 4 scans planes are inferred: their brain masks are "
+                                     "not the course's; incomplete, left out: OAS1_0005_MR1")
     rows, columns = np.nonzero(made.train.labels[0])
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (60, 195, 42, 213)  # padded by 40 and 24
     rows, columns = np.nonzero(made.train.labels[0] == 3)
@@ -64,14 +74,34 @@ def test_layout_is_the_courses(made):
     assert made.train.images.max() == 255 and set(np.unique(made.train.labels)) == {0, 1, 2, 3}
 
 
-def test_no_labelled_pixel_is_lost(disc, made):
-    file = next((disc / "disc1" / "OAS1_0001_MR1").rglob("*_fseg.hdr"))
-    stored = np.asarray(nib.as_closest_canonical(nib.load(file)).dataobj).squeeze().transpose(2, 0, 1)  # (z, x, y)
+def test_no_labelled_pixel_is_lost_and_greys_are_cut_down_plane_by_plane(disc, made):
     [split] = [split for split in made.splits if "OAS1_0001" in split.subjects]
-    first = 20 + round(0.48 * 139)  # of planes 20..159, which have labels
-    assert np.array_equal(made.box.cut(split.labels)[split.subjects == "OAS1_0001"], stored[first:first + 32])
-    assert made.box == OASIS_BOX
+    own = split.take(split.subjects == "OAS1_0001")
+    assert np.array_equal(made.box.cut(own.labels), stored(disc, "OAS1_0001_MR1", "fseg")[73:105])
+    greys = stored(disc, "OAS1_0001_MR1", "gfc")[73:105].astype(int)
+    assert np.array_equal(made.box.cut(own.images)[..., 0], 255 * greys // greys.max((1, 2), keepdims=True))
+    assert own.positions.tolist() == list(range(32)) and made.box == OASIS_BOX
     nothing_lost(made)
+
+
+def test_planes_are_known_by_their_masks_and_people_split_as_the_course_has_them(tmp_path, monkeypatch):
+    scans = ("OAS1_0001_MR1", "OAS1_0001_MR2", "OAS1_0402_MR1", "OAS1_0441_MR1", "OAS1_0442_MR1", "OAS1_0004_MR1")
+    for scan in scans:
+        write_scan(tmp_path / "disc1", scan)
+    labels = stored(tmp_path, "OAS1_0001_MR1", "fseg")
+    monkeypatch.setattr(discs, "MASKS", [digest(np.ascontiguousarray(plane > 0)) for plane in labels[50:82]])
+    made = oasis.load(Recipe("oasis", str(tmp_path)))
+    assert [sorted(set(split.subjects.tolist())) for split in made.splits] == [
+        ["OAS1_0001", "OAS1_0004"], ["OAS1_0402"], ["OAS1_0441", "OAS1_0442"]]
+    assert made.task.origin.endswith("5 scans; split as the course is; planes known by the course's brain masks")
+    assert np.array_equal(made.box.cut(made.validation.labels), labels[50:82])
+    assert made.test.positions.tolist() == 2 * list(range(32)) and [s.whole for s in made.splits] == [64, 32, 64]
+
+
+def test_masks_are_those_of_the_courses_slices(real_data):
+    brains = oasis.load(Recipe("oasis", str(real_data / "oasis_part.zip"), slices=1))
+    for labels, position in zip(brains.box.cut(brains.test.labels), brains.test.positions):
+        assert digest(np.ascontiguousarray(labels > 0)) == discs.MASKS[position]
 
 
 def test_a_packed_disc_is_to_be_unpacked(tmp_path):

@@ -27,7 +27,8 @@ def load(recipe):
         raise DataError(f"{name} is packed. Unpack it, tar xzf {name}, and give the folder.")
     files = Files(recipe.data)
     if files.path.is_dir() and any("OAS1_" in name for name in files.names):
-        return discs.load(files, recipe.seed)
+        cases = json.loads(REFERENCE.read_text())
+        return discs.load(files, recipe.seed, {split: cases[f"keras_png_slices_{word}"] for split, word in FOLDERS.items()})
     folders = Counter(str(PurePosixPath(name).parent) for name in files.names)
     missing = {f"keras_png_slices_{kind}{word}" for word in FOLDERS.values() for kind in ("", "seg_")} - {
         PurePosixPath(folder).name for folder in folders}

@@ -33,15 +33,10 @@ def load(recipe):
     pairs = find_pairs(names, NAME, path.name, "NAME.nii.gz with NAME_seg.nii.gz beside it")
     task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {path.name}/, brought to axial slices of "
                 f"1 mm pixels, {SPACING:g} mm apart, split by subject")
-    return from_scans(path, pairs, task, recipe.seed)
-
-
-def from_scans(path, scans, task, seed, shares=(0.1, 0.2), **layout):
-    """Dataset from {(subject, number): (volume file, label file)} below `path`, laid out by `to_slices`."""
-    made = in_parallel(lambda pair: to_slices(*read_pair(*(path / name for name in pair)), **layout), scans.values())
+    made = in_parallel(lambda pair: to_slices(*read_pair(*(path / name for name in pair))), pairs.values())
     images, labels = map(np.concatenate, zip(*made))
-    subjects = np.repeat([subject for subject, _ in scans], [len(own) for own, _ in made])
-    return split_dataset(Split("all", images[..., None], labels, subjects, task), seed, shares)
+    subjects = np.repeat([subject for subject, _ in pairs], [len(own) for own, _ in made])
+    return split_dataset(Split("all", images[..., None], labels, subjects, task), recipe.seed)
 
 
 def read_pair(volume, labels):
@@ -94,22 +89,20 @@ def check_greys(volume, name):
         raise DataError(f"{name} has no values above 0, or many far below. Export the scan without rescaling it.")
 
 
-def to_slices(volume, labels, start=0.0, count=None, spacing=SPACING, corner=None):
+def to_slices(volume, labels):
     """Axial slices uint8 (n, 256, 256) and their labels, brain sideways: rows left to right, columns back to front.
 
-    Pixels are 1 mm, slices `spacing` mm apart, from the share `start` of the labelled height upwards: `count` of them,
-    or as many as have labels. Greys run from 0 to the volume's 99.9th percentile above 0. The frame begins at
-    `corner`, or where it has the head in its middle.
+    Pixels are 1 mm, slices SPACING mm apart, as many as have labels, the head in the middle of the frame. Greys run
+    from 0 to the volume's 99.9th percentile above 0.
     """
-    volume = resample_to_output(volume, (1, 1, spacing), order=1)
+    volume = resample_to_output(volume, (1, 1, SPACING), order=1)
     labels = resample_from_to(labels, volume, order=0)
     greys, labels = to_greys(volume), np.asarray(labels.dataobj).round().astype(np.uint8)
     heights = np.flatnonzero(labels.any((0, 1)))
     if not len(heights):
-        raise DataError(f"A label volume has no tissue on slices {spacing} mm apart: it labels next to nothing.")
-    first = heights[0] + round(start * (heights[-1] - heights[0]))
-    corner = corner or frame_corner(greys)
-    return tuple(framed(array, corner)[first:heights[-1] + 1][:count] for array in (greys, labels))
+        raise DataError(f"A label volume has no tissue on slices {SPACING} mm apart: it labels next to nothing.")
+    corner = frame_corner(greys)
+    return tuple(framed(array, corner)[heights[0]:heights[-1] + 1] for array in (greys, labels))
 
 
 def to_greys(volume):
