@@ -7,6 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from helpers.recipe import UserError
+
 CPU_FLAGS = Path("/proc/cpuinfo")
 
 
@@ -18,13 +20,18 @@ def import_quietly():
         os.dup2(chatter.fileno(), 2)
         try:
             import keras
-        except BaseException:
+        except BaseException as error:
             chatter.seek(0)
             os.write(kept, chatter.read())
-            raise
+            if not isinstance(error, (ImportError, ValueError)):
+                raise
+            name = os.environ.get("KERAS_BACKEND") or "the one in ~/.keras/keras.json, or tensorflow"
+            raise UserError(f"Keras cannot start on its backend ({name}): {error}. Install that backend, or set the "
+                            "environment variable KERAS_BACKEND to one that is installed.") from error
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+    keras.config.set_image_data_format("channels_last")  # whatever keras.json says
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of compiling for slices of another size
     return keras
 

@@ -266,8 +266,9 @@ def check(dataset):
         if split.labels.max() >= dataset.n_labels:
             raise DataError(f"In {split.name}, a label is {split.labels.max()}; expected 0..{dataset.n_labels - 1}.")
         for subject in dict.fromkeys(split.subjects.tolist()):
-            if seen.setdefault(subject, split.name) != split.name:
-                raise DataError(f"Subject {subject} is in both {seen[subject]} and {split.name}. Remove it from one.")
+            if seen.setdefault(subject.lower(), split.name) != split.name:
+                raise DataError(f"Subject {subject} is in both {seen[subject.lower()]} and {split.name}. Remove it from "
+                                "one.")
 
 
 def evenly(n, limit, ends=True):

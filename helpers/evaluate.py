@@ -210,8 +210,9 @@ class Verdict(Shown):
 
     @property
     def passed(self):
-        """True when every label that occurs reaches the needed Dice; None where slices are left out: no grade."""
-        if self.slices[0] < self.slices[1]:
+        """True when every label that occurs reaches the needed Dice; None, no grade, where slices are left out or no
+        label occurs but background."""
+        if self.slices[0] < self.slices[1] or set(self.table["verdict"][1:]) == {"absent"}:
             return None
         return set(self.table["verdict"]) - {"absent"} == {"pass"}
 
@@ -219,7 +220,8 @@ class Verdict(Shown):
     def sentence(self):
         """The verdict in one sentence."""
         if self.passed is None:
-            return f"NO GRADE: {self.slices[0]} of {self.slices[1]} test slices were scored on {self.title}."
+            there = " and have nothing but background" if self.slices[0] == self.slices[1] else ""
+            return f"NO GRADE: {self.slices[0]} of {self.slices[1]} test slices were scored on {self.title}{there}."
         if self.passed:
             absent = ", ".join(self.table.index[self.table["verdict"] == "absent"])
             which = f"every label that occurs (not {absent})" if absent else "every label"

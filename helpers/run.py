@@ -129,7 +129,10 @@ class Run:
         if name == NETWORK and self.dataset is None:  # the code may be another than it was trained by
             return fast.quick(keras.saving.load_model(file, compile=False))
         network = self.untrained() if name == NETWORK else into or fast.quick(self.untrained())
-        network.load_weights(file)
+        try:
+            network.load_weights(file)
+        except OSError as error:
+            raise RunError(f"{file} cannot be read ({error}). Is it open in another program?") from error
         return fast.quick(network) if name == NETWORK else network
 
     def train(self, progress=None):

@@ -32,7 +32,8 @@ from helpers import backend, run
 from helpers.data import Box, DataError, Shown, Split
 from helpers.datasets import practice
 from helpers.datasets.files import digest, open_picture
-from helpers.datasets.volumes import check_greys, check_pair, frame_corner, framed, read_volume, to_greys
+from helpers.datasets.volumes import (check_greys, check_pair, frame_corner, framed, has_orientation, read_volume,
+                                      to_greys)
 from helpers.evaluate import dice
 from helpers.predict import Predictor, largest_component
 from helpers.recipe import UserError
@@ -52,18 +53,19 @@ class ScanLabels(Shown):
     """A scan with the labels found: as a Split of slices to look at, as a mask file, as a table of volumes.
 
     `file` is the mask, written on the scan's own grid; `table` says how much of each label there is; `warning` why
-    not to believe it, if anything speaks against it.
+    not to believe it, if anything speaks against it; `note` what was taken for granted.
     """
 
     split: Split
     file: Path
     table: pd.DataFrame
     warning: str = ""
+    note: str = ""
 
     def as_table(self):
         """What speaks against the labels; whose they are and where the mask is; how much of each there is."""
         return (f"{self.warning}\n{self.split.name}, {len(self.split)} slices: {self.split.task.title}; the mask is in "
-                f"{self.file}".lstrip(), self.table)
+                f"{self.file}{self.note}".lstrip(), self.table)
 
 
 def segment(predictor, file, folder):
@@ -114,20 +116,37 @@ def of_volume(predictor, file, folder):
     maps, found = predict(predictor, file, images)
     place = upright.affine @ nib.affines.from_matvec(np.eye(3), [*corner, 0])
     grids = (nib.Nifti1Image(np.moveaxis(maps[..., k], 0, 2), place) for k in range(n_labels))
-    labels = np.argmax([np.asarray(resample_from_to(grid, volume, order=1, cval=float(k == 0)).dataobj, np.float32)
-                        for k, grid in enumerate(grids)], axis=0).astype(np.uint8)
+    labels, best = np.zeros(volume.shape, np.uint8), np.full(volume.shape, -1, np.float32)
+    for k, grid in enumerate(grids):  # one label's probabilities in memory at a time
+        chance = np.asarray(resample_from_to(grid, volume, order=1, cval=float(k == 0)).dataobj, np.float32)
+        labels[chance > best] = k
+        np.maximum(best, chance, out=best)
     name, ending = VOLUME.fullmatch(file.name).groups()
-    written = folder / f"{name}-{digest(np.ascontiguousarray(volume.dataobj))}_labels.nii.gz"
-    nib.save(nib.Nifti1Image(labels, volume.affine), written)
+    pair = ending.lower() in ("hdr", "img")
+    written = folder / f"{name}-{digest(np.ascontiguousarray(volume.dataobj))}_labels.{'hdr' if pair else 'nii.gz'}"
+    write_like(file, labels, written)
     voxels = np.bincount(labels.ravel(), minlength=n_labels)
     millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
     table = pd.DataFrame({"in the mask": range(n_labels), "voxels": voxels, "millilitres": millilitres.round(1)},
                          task.names)
     if (true := file.with_name(f"{name}_seg.{ending}")).exists():
-        check_pair(volume, truth := read_volume(true), file.name, true.name)
+        check_pair(volume, truth := read_volume(true, numbers=1), file.name, true.name)
         table["Dice on the scan's own grid"] = dice(truth.get_fdata().astype(int), labels, n_labels).round(4)
     least = LEAST if min(nib.affines.voxel_sizes(volume.affine) * volume.shape) >= HEAD else 0
-    return ScanLabels(found, written, table, warning(found, IN_VOLUME, millilitres / 1000, least, predictor.box))
+    note = "" if has_orientation(volume) else ". No orientation is stored: it was read as axial; look at the picture"
+    return ScanLabels(found, written, table, warning(found, IN_VOLUME, millilitres / 1000, least, predictor.box), note)
+
+
+def write_like(file, labels, written):
+    """Write a mask with a scan's own header, so that every viewer puts it where it puts the scan."""
+    like = nib.load(file)
+    header = like.header.copy()
+    header.set_data_dtype(np.uint8)
+    if isinstance(header, nib.Nifti1Header):
+        header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 0  # the greys that the scan is shown from and to
+    moved = file.with_suffix(".mat").exists() or isinstance(header, nib.Nifti1Header)
+    nib.save(type(like)(labels, like.affine if moved else None, header), written)
 
 
 def predict(predictor, file, images):
@@ -191,10 +210,6 @@ def of_picture(predictor, file, folder):
 def read_picture(file, mode):
     """An 8-bit picture as an array, grey (mode L) or colour (RGB), the way up that its camera marked."""
     image = open_picture(file.read_bytes(), file.name, ("L", "LA", "P", "RGB", "RGBA"))
-    if getattr(image, "n_frames", 1) > 1:
-        raise DataError(f"{file.name} holds {image.n_frames} pictures; save the one you mean by itself.")
-    if image.mode in ("LA", "RGBA") and image.getextrema()[-1][0] < 255:
-        raise DataError(f"{file.name} is partly transparent; save it without transparency.")
     return np.array(ImageOps.exif_transpose(image).convert(mode))
 
 

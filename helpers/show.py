@@ -17,6 +17,7 @@ from helpers.evaluate import NEEDED
 
 STYLE = {"figure.dpi": 80, "savefig.dpi": 80, "figure.facecolor": "white", "font.size": 11, "axes.titlesize": 11,
          "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True}
+plt.style.use(["default", STYLE])  # whatever the reader's own settings are
 WRONG = "#E8178A"  # where prediction and truth differ: no label's colour
 BLOCK_COLOURS = {"down": "#CFE6F5", "context": "#56B4E9", "up": "#F7E1B5", "localisation": "#E69F00",
                  "output": "#7CC8B0", "encode": "#56B4E9", "decode": "#E69F00"}
@@ -44,9 +45,8 @@ class Picture:
 
 
 def axes_of(rows=1, columns=1, width=3.0, height=3.0, title=None):
-    """A figure in the project's style, and its axes as a 2-D array; closed, so that it is shown once."""
-    with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(columns * width, rows * height))
+    """A figure, and its axes as a 2-D array; closed, so that it is shown once."""
+    fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(columns * width, rows * height))
     plt.close(fig)
     fig.suptitle(title)
     return fig, axes

@@ -47,16 +47,18 @@ class Validation(keras.callbacks.Callback):
     def __init__(self, split, batch, loss):
         super().__init__()
         self.split, self.batch, self.loss = split, batch, loss
+        if absent := [name for name, share in zip(split.task.names, split.label_shares()) if not share]:
+            print(f"No validation slice has {', '.join(absent)}: the other labels choose the epoch.")
 
     def on_epoch_end(self, epoch, logs=None):
-        """Predict the split; `val_worst dice` is that of the worst label which is there or was predicted."""
+        """Predict the split; `val_worst dice` is that of the worst label which is there. Of others Dice is NaN."""
         names, losses, counts = self.split.task.names, 0, 0
         for at in range(0, len(self.split), self.batch):
             some = self.split.take(slice(at, at + self.batch))
             found = fast.probabilities(self.model, some.images, self.batch)
             losses += float(self.loss(some.labels, found)) * len(some)
             counts += confusion(some.labels, found.argmax(-1), len(names))
-        dice = ratio("Dice", counts)
+        dice = np.where(counts.sum(1), ratio("Dice", counts), np.nan)
         logs |= {"val_loss": losses / len(self.split), **{f"val_dice {name}": d for name, d in zip(names, dice)},
                  f"val_{WORST_DICE}": np.nanmin(dice)}
 

@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import subprocess
 import sys
@@ -51,3 +52,18 @@ def test_chatter_is_shown_where_keras_cannot_be_imported(tmp_path):
     (tmp_path / "keras.py").write_text("import os; os.write(2, b'the' + b' reason'); raise ImportError")
     done = python("import helpers.backend", env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert done.returncode and "the reason" in done.stderr
+
+
+@pytest.mark.parametrize("given", ["nonsense", "jax", "torch"])
+def test_a_backend_that_is_not_there_is_told_in_one_sentence(given):
+    if importlib.util.find_spec(given):
+        pytest.skip(f"{given} is installed here")
+    done = python("import helpers.backend", env=os.environ | {"KERAS_BACKEND": given})
+    assert f"UserError: Keras cannot start on its backend ({given}): " in done.stderr.splitlines()[-1]
+
+
+def test_another_layout_in_kerass_own_settings_changes_nothing(tmp_path):
+    (tmp_path / "keras.json").write_text('{"image_data_format": "channels_first"}')
+    done = python("from helpers import backend; print(backend.keras.config.image_data_format())", check=True,
+                  env=os.environ | {"KERAS_HOME": str(tmp_path)})
+    assert done.stdout == "channels_last\n"

@@ -134,6 +134,16 @@ def test_the_cache_lies_with_the_runs(tmp_path, monkeypatch):
     assert len(list((tmp_path / "elsewhere" / "cache").glob("*.npz"))) == 1 and not datasets.CACHE.exists()
 
 
+def test_a_file_corrected_within_its_size_and_time_is_read_again(course):
+    files = [course / "keras_png_slices_seg_train" / f"seg_001_slice_{n}.nii.png" for n in (0, 1)]
+    small, large = sorted((0, 1), key=lambda n: files[n].stat().st_size)
+    before, times = datasets.load(Recipe("oasis", str(course))), files[large].stat()
+    files[large].write_bytes(files[small].read_bytes().ljust(times.st_size, b"\0"))
+    os.utime(files[large], ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = datasets.load(Recipe("oasis", str(course)))
+    assert np.array_equal(after.train.labels[large], before.train.labels[small])
+
+
 def test_changed_files_are_read_again(course):
     first = datasets.load(Recipe("oasis", str(course)))
     file = course / "keras_png_slices_train" / "case_001_slice_0.nii.png"

@@ -82,6 +82,13 @@ def test_verdict_grades_what_occurs(scored):
     assert "toy, test" in repr(grade) and "toy, test" in grade._repr_html_()
 
 
+def test_no_grade_where_nothing_but_background_occurs(scored):
+    empty = evaluate.Scores("toy", ["background", "tumour"], np.array(["a"]), np.array([[[9, 0], [0, 0]]]))
+    grade = evaluate.verdict(empty)
+    assert grade.passed is None and grade.sentence == (
+        "NO GRADE: 1 of 1 test slices were scored on toy and have nothing but background.")
+
+
 def test_verdict_of_nothing_is_not_a_pass():
     nothing = evaluate.Scores("t", ["a", "b"], np.array(["x"]), np.zeros((1, 2, 2), int))
     assert not evaluate.verdict(nothing).passed

@@ -49,6 +49,33 @@ def test_kaggles_second_copy_is_not_read_twice(folder, tmp_path):
     assert sum(map(len, load(tmp_path / "whole").splits)) == 15
 
 
+def test_two_files_of_one_name_must_be_the_same(folder):
+    picture = next(folder.rglob("*_10.tif"))
+    Image.open(picture).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / picture.name)
+    assert sum(map(len, load(folder).splits)) == 15  # of one grey: a mirrored copy of it is the same file
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(folder / picture.name)
+    with pytest.raises(DataError, match=f"{picture.name} and .*{picture.name} in kaggle_3m differ, but have one name"):
+        load(folder)
+
+
+def test_a_patient_spelled_in_two_ways_is_one(folder):
+    for file in list(folder.rglob("*4940*_11*.tif")):
+        file.rename(file.with_name(file.name.lower()))
+    assert [s.n_subjects for s in load(folder).splits] == [3, 1, 1]
+
+
+def test_masks_that_are_all_empty_or_have_pages_are_refused(folder):
+    masks = sorted(folder.rglob("*_mask.tif"))
+    page = Image.open(masks[0])
+    page.save(masks[0], save_all=True, append_images=[page])
+    with pytest.raises(DataError, match=f"{masks[0].name} in kaggle_3m holds 2 pictures"):
+        load(folder)
+    for mask in masks:
+        Image.new("L", (16, 16)).save(mask)
+    with pytest.raises(DataError, match="All masks of LGG .* are empty: nothing to learn"):
+        load(folder)
+
+
 def test_damaged_pictures_are_left_out_and_named(folder):
     file = next(folder.rglob("*_10.tif"))
     file.write_bytes(file.read_bytes()[:100])

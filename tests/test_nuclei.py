@@ -1,4 +1,5 @@
 import io
+import shutil
 import zipfile
 
 import numpy as np
@@ -63,6 +64,26 @@ def test_damaged_or_misfitting_mask_is_named(folder):
         load(folder)
     mask.write_bytes(b"no picture")
     with pytest.raises(DataError, match="id4/masks/0.png in stage1_train is not a readable picture"):
+        load(folder)
+
+
+@pytest.mark.parametrize("change, greys", [
+    (lambda mask: mask.resize((200, 200)).resize(mask.size, Image.Resampling.BILINEAR), r"\[0, "),
+    (lambda mask: mask.point(lambda grey: 255), r"\[255\]")])
+def test_masks_that_were_resized_or_are_all_white_are_refused(folder, change, greys):
+    file = folder / "id4" / "masks" / "0.png"
+    change(Image.open(file)).save(file)
+    with pytest.raises(DataError, match=f"id4/masks/0.png has the greys {greys}.*Was it resized, or saved as JPEG"):
+        load(folder)
+
+
+def test_a_picture_that_is_there_twice_is_refused(folder, tmp_path):
+    shutil.copytree(folder / "id3", tmp_path / "stage1_train" / "corrected" / "id3")
+    with pytest.raises(DataError, match="has one picture, or its masks, twice: corrected/id3/images/id3.png, id3/images"):
+        load(folder)
+    shutil.rmtree(folder / "corrected")
+    shutil.copy(folder / "id3" / "images" / "id3.png", folder / "id3" / "images" / "again.png")
+    with pytest.raises(DataError, match="has one picture, or its masks, twice: id3/images/again.png"):
         load(folder)
 
 

@@ -74,6 +74,48 @@ def test_missing_folders_are_named_and_what_was_found(course):
         load(shutil.rmtree(course) or course.mkdir() or course)
 
 
+def test_linked_folders_are_read_and_loops_end(course, tmp_path):
+    linked = tmp_path / "linked" / "deep"
+    linked.mkdir(parents=True)
+    for folder in course.iterdir():
+        (linked / folder.name).symlink_to(folder)
+    (linked / "loop").symlink_to(tmp_path / "linked")
+    assert same(load(tmp_path / "linked"), load(course))
+    file = next(course.glob("keras_png_slices_train/*_10.nii.png"))
+    file.rename(tmp_path / "moved.png")
+    file.symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=f"{file.name} in .* cannot be read .*No such file"):
+        load(tmp_path / "linked")
+
+
+def test_a_folder_of_zips_and_a_zip_that_cannot_be_unpacked(course, tmp_path):
+    (tmp_path / "folder").mkdir()
+    file = zip_of(course, tmp_path / "folder" / "slices.zip")
+    with pytest.raises(DataError, match="folder holds nothing but slices.zip: give the zip itself"):
+        load(tmp_path / "folder")
+    raw = file.read_bytes()
+    for at, value, complaint in ((8, 9, "compression method is not supported"), (6, 1, "encrypted")):
+        changed = bytearray(raw)
+        for signature, place in ((b"PK\1\2", at + 2), (b"PK\3\4", at)):
+            start = changed.find(signature)
+            while start >= 0:
+                changed[start + place] = value
+                start = changed.find(signature, start + 4)
+        file.write_bytes(changed)
+        with pytest.raises(DataError, match=f"slices.zip cannot be unpacked here .*{complaint}.* give the folder"):
+            load(file)
+
+
+def test_a_name_that_is_no_text_is_named(course):
+    name = b"case_\xe9.nii.png".decode(errors="surrogateescape")
+    try:
+        (course / "keras_png_slices_train" / name).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(DataError, match=r"holds names that are not plain text, such as .*case_.udce9"):
+        load(course)
+
+
 @pytest.mark.parametrize("gone, complaint", [
     ("keras_png_slices_seg_train/seg_002_slice_10.nii.png", "no mask: .*case_002_slice_10.nii.png"),
     ("keras_png_slices_test/case_441_slice_1.nii.png", "no image: .*seg_441_slice_1.nii.png")])

@@ -1,3 +1,5 @@
+import gzip
+import importlib.util
 import os
 import re
 import subprocess
@@ -62,6 +64,47 @@ def test_a_volume_of_any_orientation_gets_its_labels_back_on_its_own_grid(axes, 
     assert found.split.task.title == "labels by a network trained on heads" and not found.warning
     assert "30 slices" in repr(found) and "white matter" in found._repr_html_()
     assert (tmp_path / "my.scan.nii.gz").read_bytes() == before
+
+
+def forms(image):
+    """Both affines of a NIfTI header, with their codes."""
+    return [(form if code else None, code) for form, code in (image.get_qform(coded=True), image.get_sform(coded=True))]
+
+
+@pytest.mark.parametrize("qcode, scode", [(0, 0), (1, 0), (0, 2), (1, 1), (1, 4), (2, 3)])
+def test_a_mask_lies_where_the_scan_does_in_every_viewer(qcode, scode, tmp_path):
+    image = nib.Nifti1Image(next(head()).dataobj, None)
+    image.header.set_zooms((1, 1.1, 1.2))
+    image.set_qform(nib.affines.from_matvec(np.diag([1, 1.1, 1.2]), [-20, -30, -15]) if qcode else None, qcode)
+    image.set_sform(nib.affines.from_matvec(np.diag([1.05, 1.1, 1.2]), [9, 8, 7]) if scode else None, scode)
+    image.header["cal_max"] = 300
+    nib.save(image, tmp_path / "a.nii.gz")
+    found = scan.segment(brains(), tmp_path / "a.nii.gz", tmp_path / "run")
+    scanned, mask = nib.load(tmp_path / "a.nii.gz"), nib.load(found.file)
+    for ours, theirs in zip(forms(mask), forms(scanned)):
+        assert ours[1] == theirs[1] and np.array_equal(ours[0], theirs[0])
+    assert np.array_equal(mask.affine, scanned.affine) and mask.header.get_zooms() == scanned.header.get_zooms()
+    assert mask.get_data_dtype() == np.uint8 and mask.header["cal_max"] == 0 and mask.get_fdata().max() == 3
+    assert ("No orientation is stored: it was read as axial" in repr(found)) == (qcode == scode == 0)
+    if viewer := importlib.util.find_spec("SimpleITK") and importlib.import_module("SimpleITK"):
+        ours, theirs = (viewer.ReadImage(str(file)) for file in (found.file, tmp_path / "a.nii.gz"))
+        assert ours.GetOrigin() == theirs.GetOrigin() and ours.GetDirection() == theirs.GetDirection()
+
+
+@pytest.mark.parametrize("orient, axes", [(0, "LAS"), (1, "LSA"), (2, "ASL"), (3, "LPS"), (4, "LIA"), (5, "AIL")])
+def test_an_analyze_scan_is_turned_by_its_orient_byte_and_its_mask_has_its_header(orient, axes, tmp_path):
+    upright = next(head())
+    array = upright.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))).dataobj
+    image = nib.AnalyzeImage(np.asarray(array), None)
+    image.header["orient"] = bytes([orient])
+    nib.save(image, tmp_path / "a.hdr")
+    found = scan.segment(brains(), tmp_path / "a.img", tmp_path / "run")
+    assert found.file.suffix == ".hdr" and not list(tmp_path.rglob("*.mat"))
+    assert np.array_equal(np.asarray(nib.load(found.file).dataobj, int) * 100, array)  # as ByGrey has it
+    nib.save(upright, tmp_path / "b.nii.gz")
+    expected = scan.segment(brains(), tmp_path / "b.nii.gz", tmp_path / "run")
+    assert np.array_equal(found.split.labels, expected.split.labels)  # the network saw it upright
+    assert nib.load(found.file).header["orient"].item() == nib.load(tmp_path / "a.hdr").header["orient"].item()
 
 
 @pytest.mark.parametrize("spacing", [(1, 1.5, 0.8), (0.7, 0.7, 3), (2, 2, 2)])
@@ -320,6 +363,53 @@ def test_what_cannot_be_read_is_named(tmp_path):
     nib.save(next(head()), tmp_path / "grey.nii.gz")
     refused("grey.nii.gz", "grey.nii.gz is a volume.*3 channels", pictures(channels=3))
     assert not list(tmp_path.glob("*_labels*"))
+
+
+@pytest.mark.parametrize("name, options", [
+    ("a.png", dict(mode="P", transparency=0)), ("a.png", dict(mode="L", transparency=0)), ("a.gif", dict(mode="P", transparency=0)),
+    ("a.png", dict(mode="RGB", transparency=(0, 0, 0))), ("a.png", dict(mode="LA"))])
+def test_transparency_of_any_kind_is_refused(name, options, tmp_path):
+    mode = options.pop("mode")
+    Image.new(mode, (64, 64)).save(tmp_path / name, **options)
+    with pytest.raises(DataError, match=f"{name} is partly transparent"):
+        scan.segment(pictures(), tmp_path / name, tmp_path)
+
+
+def test_what_is_no_scan_is_told_what_it_is(tmp_path):
+    def refused(file, sentence):
+        with pytest.raises(DataError, match=sentence):
+            scan.segment(brains(), tmp_path / file, tmp_path)
+
+    image = next(head())
+    array, raw = np.asarray(image.dataobj), image.to_bytes()
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 1200), np.uint8), np.diag([9, 9, 9, 1])), tmp_path / "series.nii")
+    refused("series.nii", r"has 4 axes .*1200\) .* Of a series, save one volume")
+    nib.save(nib.Nifti1Image(array[..., :8], np.eye(4)), tmp_path / "slab.nii")
+    refused("slab.nii", "is 40 x 60 x 8 mm large, .* is it a thin slab")
+    axes = [nib.cifti2.ScalarAxis(["a"]), nib.cifti2.BrainModelAxis.from_mask(np.ones((3, 3, 3)), affine=np.eye(4))]
+    nib.save(nib.Cifti2Image(np.zeros((1, 27), np.float32), axes), tmp_path / "a.dscalar.nii")
+    refused("a.dscalar.nii", r"surfaces \(CIFTI\) are none")
+    (tmp_path / "packed.nii").write_bytes(gzip.compress(raw))
+    refused("packed.nii", "Is it gzipped and not called .gz")
+    (tmp_path / "plain.nii.gz").write_bytes(raw)
+    refused("plain.nii.gz", "or the reverse")
+    nib.save(nib.AnalyzeImage(array, None), tmp_path / "b.hdr")
+    for content in (b"affine = 1", b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(999)):
+        (tmp_path / "b.mat").write_bytes(content)
+        refused("b.hdr", "Is a .mat beside it another program's")
+    header = nib.Nifti1Header()
+    header.set_data_shape((700, 700, 700))
+    header.set_zooms((0.4, 0.4, 0.4))
+    (tmp_path / "huge.nii").write_bytes(header.binaryblock.ljust(352, b"\0"))
+    refused("huge.nii", "at most 268,435,456 voxels")
+
+
+def test_labels_that_were_computed_with_are_rounded(tmp_path):
+    image, labels = head()
+    nib.save(image, tmp_path / "a.nii.gz")
+    nib.save(nib.Nifti1Image(labels.get_fdata() * 0.9999999, labels.affine), tmp_path / "a_seg.nii.gz")
+    found = scan.segment(brains(), tmp_path / "a.nii.gz", tmp_path / "run")
+    assert found.table["Dice on the scan's own grid"].tolist() == [1, 1, 1, 1]
 
 
 def test_an_example_is_a_practice_brain_of_no_split_or_a_test_picture(tmp_path, monkeypatch):

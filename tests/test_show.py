@@ -1,5 +1,9 @@
 import io
+import os
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +14,9 @@ from test_data import TASK
 
 from helpers import evaluate, model, preprocess, show
 from helpers.data import Box, Dataset, Split
+
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -46,6 +53,19 @@ def test_a_picture_is_a_png_with_alternative_text(split, tmp_path):
     for file in (io.BytesIO(formats["image/png"]), tmp_path / "pairs.png"):
         opened = Image.open(file)
         assert (opened.format, opened.width) == ("PNG", 2 * 3 * 80)  # two panels of 3 inches, 80 pixels an inch
+
+
+def test_pictures_are_alike_whatever_the_readers_settings_are(tmp_path):
+    code = ("import matplotlib, numpy as np; from helpers import show; fig, axes = show.axes_of(title='a title'); "
+            "import IPython; from IPython.core.formatters import DisplayFormatter as F; "
+            "axes[0, 0].plot([1, 2]); picture = show.Picture(fig, 'alt'); "
+            "print(sorted(F().format(picture)[0]), fig.get_facecolor(), fig._suptitle.get_color(), "
+            "fig._suptitle.get_usetex(), axes[0, 0].spines['top'].get_visible())")
+    (tmp_path / "matplotlibrc").write_text("axes.facecolor: black\nfigure.facecolor: black\ntext.color: white\n"
+                                           "text.usetex: true\n")
+    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True, env={
+        **os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT), "MATPLOTLIBRC": str(tmp_path)})
+    assert shown.stdout == "['image/png', 'text/plain'] (1.0, 1.0, 1.0, 1.0) black False False\n", shown.stderr
 
 
 def test_pairs_show_each_slice_above_its_own_mask(split):

@@ -30,6 +30,22 @@ def test_losses_are_float32_and_finite_in_half_precision(name):
     assert float(loss) == pytest.approx(0, abs=1e-4)
 
 
+def test_a_label_that_validation_lacks_does_not_choose_the_epoch(capsys):
+    truth, guess = np.array([[[0, 0, 1, 1]]]), np.array([[[0, 2, 1, 1]]])  # label 2 is found, by chance
+
+    class Network:
+        def predict_on_batch(self, images):
+            return np.eye(3)[images[..., 0]]
+
+    task = Task("toy", [Label(name, 0, "#000000") for name in "abc"], "made here")
+    split = Split("validation", guess[..., None].astype(np.uint8), truth.astype(np.uint8), np.array(["x"]), task)
+    validation, logs = train.Validation(split, 1, lambda truth, found: 0), {}
+    validation.set_model(Network())
+    validation.on_epoch_end(0, logs)
+    assert logs["val_worst dice"] == pytest.approx(2 / 3) and np.isnan(logs["val_dice c"])
+    assert capsys.readouterr().out == "No validation slice has c: the other labels choose the epoch.\n"
+
+
 def test_validation_pools_and_leaves_absent_labels_out():
     truth, guess = np.array([[[0, 0, 1, 1]], [[0, 0, 0, 1]], [[0, 0, 0, 0]]]), np.zeros((3, 1, 4), int)
     guess[0, 0] = [0, 1, 1, 1]

@@ -109,6 +109,71 @@ def test_strange_labels_and_grids_are_named(folder):
         load(folder)
 
 
+def test_labels_saved_again_by_another_program_lie_where_the_volume_does(folder):
+    """Some programs keep one of the two affines that a NIfTI file may have."""
+    image, labels = head()
+    moved = nib.affines.from_matvec(np.eye(3), [-20, -30, -15])
+    image.set_qform(moved, 1)
+    image.set_sform(np.diag([1.02, 1.02, 1.02, 1]), 4)
+    nib.save(image, folder / "scan2.nii.gz")
+    nib.save(nib.Nifti1Image(labels.dataobj, moved), folder / "scan2_seg.nii.gz")
+    volume, drawn = volumes.read_pair(folder / "scan2.nii.gz", folder / "scan2_seg.nii.gz")
+    assert np.array_equal(drawn.affine, volume.affine) and np.array_equal(drawn.dataobj, labels.dataobj)
+
+
+def test_labels_that_lost_their_affine_are_not_to_be_resampled(folder):
+    nib.save(nib.Nifti1Image(next(head()).dataobj, np.diag([2, 2, 2, 1])), folder / "scan2.nii.gz")
+    with pytest.raises(DataError, match="scan2_seg.nii.gz has as many voxels .* its affine is lost: copy the volume's"):
+        load(folder)
+
+
+def test_voxels_that_are_no_numbers(folder):
+    image, labels = head()
+    values = image.get_fdata()
+    values[values == 0] = np.nan  # as some programs leave what is outside a brain
+    nib.save(nib.Nifti1Image(values, image.affine), folder / "scan1.nii.gz")
+    load(folder)
+    values[:, :, :2] = np.inf
+    nib.save(nib.Nifti1Image(values, image.affine), folder / "scan1.nii.gz")
+    with pytest.raises(DataError, match="scan1.nii.gz has 4,800 infinite voxels"):
+        load(folder)
+    nib.save(image, folder / "scan1.nii.gz")
+    drawn = labels.get_fdata()
+    drawn[drawn == 0] = np.nan
+    nib.save(nib.Nifti1Image(drawn, image.affine), folder / "scan1_seg.nii.gz")
+    with pytest.raises(DataError, match="scan1_seg.nii.gz has 0 infinite voxels and .* that are not a number"):
+        load(folder)
+
+
+def test_scans_of_one_person_stay_together(tmp_path):
+    names = [f"sub-0{n}{scan}" for n in (1, 2, 3) for scan in ("_ses-1_T1w", "_ses-2_T1w", "_ses-2_run-2_T1w")]
+    for name in [*names, "OAS1_0004_MR1", "oas1_0004_MR2"]:
+        for end, part in zip(("", "_seg"), head()):
+            nib.save(part, tmp_path / f"{name}{end}.nii")
+    made = load(tmp_path)
+    assert {s for split in made.splits for s in split.subjects.tolist()} == {"sub-01", "sub-02", "sub-03", "OAS1_0004"}
+    assert "11 volumes of 4 people" in made.task.origin
+    counts = {who: int((s.subjects == who).sum()) for s in made.splits for who in set(s.subjects.tolist())}
+    assert counts == {"sub-01": 33, "sub-02": 33, "sub-03": 33, "OAS1_0004": 22}
+
+
+def test_a_head_at_the_edge_of_a_wide_field_of_view_is_kept_whole(folder):
+    for end, part in zip(("", "_seg"), head()):
+        wide = np.zeros((340, 340, 30), np.int16)
+        wide[5:45, 270:330] = part.dataobj
+        nib.save(nib.Nifti1Image(wide, np.eye(4)), folder / f"scan1{end}.nii.gz")
+    made = load(folder)
+    sizes = {who: np.count_nonzero(s.labels[s.subjects == who]) for s in made.splits for who in set(s.subjects.tolist())}
+    assert sizes["scan1"] == sizes["scan0"] > 0
+
+
+def test_no_stored_orientation_is_said(folder):
+    assert "no orientation" not in load(folder).task.origin
+    for end, part in zip(("", "_seg"), head()):
+        nib.save(nib.Nifti1Image(part.dataobj, None), folder / f"scan1{end}.nii.gz")
+    assert load(folder).task.origin.endswith("split by person; 1 store no orientation and are read as axial: look at them")
+
+
 def test_a_header_of_nonsense(folder):
     image = nib.Nifti1Image(np.zeros((40, 60, 30), np.int16), np.diag([1000, 1000, 1000, 1]))
     nib.save(image, folder / "scan3.nii.gz")

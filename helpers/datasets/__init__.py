@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.data import PARTS, Box, DataError, Dataset, Split, Task, thin
-from helpers.datasets.files import replace_whole
+from helpers.datasets.files import below, replace_whole
 
 CACHE = Path("runs/cache")
 MONTH = 30 * 24 * 3600  # seconds
@@ -33,16 +33,18 @@ def load(recipe):
 
 def thinned(dataset, recipe):
     """A Dataset with as many people and slices as the recipe has; its box stays that of all."""
+    if not any(split.labels.any() for split in dataset.splits):
+        raise DataError(f"All masks of {dataset.task.title} are empty: nothing to learn. Are they the right files?")
     return Dataset(*(split.take(thin(split.subjects, *recipe.taken(split.name))) for split in dataset.splits),
                    dataset.box)
 
 
 def state_of(path):
-    """What changes when the files at a path do: name, size, time of each; and when the code that reads them does."""
+    """What changes when the files at a path do: name, size, times of each; and when the code that reads them does."""
     helpers = Path(__file__).parent.parent
     code = [file.read_bytes() for file in sorted(helpers.glob("datasets/*.[pj]*")) + [helpers / "data.py"]]
-    files = sorted(file for file in [path, *path.rglob("*")] if file.is_file()) if path else []
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    files = sorted(file for file in [path, *below(path)] if file.is_file()) if path else []
+    stats = [(str(file), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file in files for s in [file.stat()]]
     return hashlib.sha256(repr(stats).encode() + b"".join(code)).hexdigest()
 
 

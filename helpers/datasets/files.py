@@ -31,8 +31,7 @@ class Files:
     def __init__(self, path):
         self.path, self.zip = Path(path).expanduser(), None
         if self.path.is_dir():
-            found = [file for file in self.path.rglob("*") if not file.is_dir()]
-            self.members = {file.relative_to(self.path).as_posix(): file for file in found}
+            self.members = {file.relative_to(self.path).as_posix(): file for file in below(self.path)}
         else:
             try:
                 self.zip = zipfile.ZipFile(self.path)
@@ -44,13 +43,31 @@ class Files:
             self.members = {str(PurePosixPath(name)): info for name, info in members.items() if name[-1:] != "/"}
         self.names = sorted(name for name in self.members
                             if not any(part.startswith((".", "__MACOSX")) for part in name.split("/")))
+        if self.names and all(name.lower().endswith(".zip") for name in self.names):
+            raise DataError(f"{self.path.name} holds nothing but {', '.join(self.names[:5])}: give the zip itself.")
+        if odd := [name for name in self.names if not name.isprintable()]:
+            raise DataError(f"{self.path.name} holds names that are not plain text, such as {odd[0]!r}. Rename them.")
 
     def read(self, name):
         """Bytes of one file."""
         try:
             return self.zip.read(self.members[name]) if self.zip else self.members[name].read_bytes()
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        except RuntimeError as error:  # a password, or a compression that Python lacks
+            raise DataError(f"{self.path.name} cannot be unpacked here ({error}). Unpack it by another program, and give "
+                            "the folder.") from error
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise UnreadableError(f"{name} in {self.path.name} cannot be read ({error}). Copy it again.") from error
+
+
+def below(folder):
+    """Every file below a folder; links to folders are followed, no folder twice."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+        else:
+            seen.add(real)
+            yield from (Path(place, name) for name in names)
 
 
 def check_archive(path, sizes):
@@ -68,11 +85,12 @@ def find(names, pattern):
 
     The pattern has the groups `subject`, `mask`, which is there in masks only, and perhaps `number`, else 0.
     """
-    found = {}
+    found, spelled = {}, {}
     for name in names:
         if match := re.fullmatch(pattern, name, re.IGNORECASE):
             groups = {"number": 0} | match.groupdict()
-            images, masks = found.setdefault((groups["subject"], int(groups["number"])), ([], []))
+            subject = spelled.setdefault(groups["subject"].lower(), groups["subject"])
+            images, masks = found.setdefault((subject, int(groups["number"])), ([], []))
             (masks if groups["mask"] else images).append(name)
     return dict(sorted(found.items()))
 
@@ -152,6 +170,10 @@ def open_picture(content, name, modes):
         raise UnreadableError(f"{name} is not a readable picture ({error}). Copy it again.") from error
     if image.mode not in modes:
         raise DataError(f"{name} is a picture of mode {image.mode}. Save it with 8 bits, as {' or '.join(modes)}.")
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{name} holds {image.n_frames} pictures; save the one you mean by itself.")
+    if image.has_transparency_data and image.convert("RGBA").getextrema()[-1][0] < 255:
+        raise DataError(f"{name} is partly transparent; save it without transparency.")
     return image
 
 

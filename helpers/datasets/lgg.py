@@ -1,8 +1,9 @@
 """LGG brain tumours in MR (Kaggle, mateuszbuda/lgg-mri-segmentation): three-channel slices of 110 patients."""
 
+import re
 from pathlib import PurePosixPath
 
-from helpers.data import Label, Split, Task, split_dataset
+from helpers.data import DataError, Label, Split, Task, split_dataset
 from helpers.datasets.files import Files, find_pairs, read_pairs
 
 LABELS = (Label("background", 0, "#000000"), Label("tumour", 255, "#E69F00"))
@@ -15,8 +16,11 @@ def load(recipe):
     Channels are pre-contrast, FLAIR and post-contrast. Damaged files are left out and named in the origin.
     """
     files = Files(recipe.data)
-    deepest_first = sorted(files.names, key=lambda name: (name.count("/"), name), reverse=True)
-    names = {PurePosixPath(name).name: name for name in deepest_first}  # Kaggle's zip holds everything twice
+    names = {}
+    for name in filter(re.compile(NAME, re.IGNORECASE).fullmatch, files.names):  # Kaggle's zip holds everything twice
+        first = names.setdefault(PurePosixPath(name).name.lower(), name)
+        if first != name and files.read(first) != files.read(name):
+            raise DataError(f"{first} and {name} in {files.path.name} differ, but have one name. Remove the wrong one.")
     pairs = find_pairs(names.values(), NAME, files.path.name,
                        "TCGA_CS_4941_19960909_11.tif. Give Kaggle's zip or its folder kaggle_3m")
     images, labels, patients, numbers, damaged = read_pairs(files, pairs, LABELS, ("RGB",))

@@ -1,5 +1,7 @@
 """Cell nuclei (2018 Data Science Bowl, BBBC038): colour pictures with one mask per nucleus, merged to one."""
 
+from pathlib import PurePosixPath
+
 import numpy as np
 from PIL import Image
 
@@ -32,12 +34,21 @@ def find_pictures(files):
     if missing:
         raise DataError(f"{len(missing)} pictures of {files.path.name} lack their image or their masks: "
                         f"{', '.join(missing[:5])}. Copy them again or remove them; only stage1_train has masks.")
-    return {name: (images[-1], masks) for name, (images, masks) in found.items()}
+    for images, masks in found.values():
+        if len(images) > 1 or len({PurePosixPath(mask).parent for mask in masks}) > 1:
+            raise DataError(f"{files.path.name} has one picture, or its masks, twice: {images[0]}, {images[-1]}, "
+                            f"{masks[0]}, {masks[-1]}. Remove one copy.")
+    return {name: (image, masks) for name, ([image], masks) in found.items()}
 
 
 def read_one(files, image, masks):
     """One picture (128, 128, 3) and its merged labels (128, 128), 1 wherever any nucleus is: by nearest neighbour."""
     picture = read_picture(files, image, ("RGBA", "RGB", "L"))
-    merged = np.any([read_mask(files, mask, image, picture) for mask in masks], axis=0).astype(np.uint8)
+    drawn = [read_mask(files, mask, image, picture) for mask in masks]
+    for mask, one in zip(masks, drawn):
+        if not np.isin(one, (0, 255)).all() or one.all():
+            raise DataError(f"{mask} has the greys {np.unique(one)[:8].tolist()}; a nucleus's mask has 0, and 255 where it "
+                            "is. Was it resized, or saved as JPEG?")
+    merged = np.any(drawn, axis=0).astype(np.uint8)
     return tuple(np.asarray(Image.fromarray(array).resize((SIDE, SIDE), Image.Resampling.NEAREST))
                  for array in (picture, merged))

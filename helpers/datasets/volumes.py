@@ -1,6 +1,9 @@
 """MR volumes of one's own, T1 with tissue labels, laid out as slices the way the course does."""
 
+import re
 import zlib
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,15 +15,21 @@ from helpers.datasets.files import Files, find_pairs, in_parallel
 
 SPACING = 2.0  # mm between slices
 FEWEST = 100  # labelled voxels
-LARGEST, LARGEST_MM = 1024, 512  # voxels, mm along an axis
+LARGEST, LARGEST_MM = 2**28, 512  # voxels, mm along an axis
+# where an Analyze file's axes lead, by its orient byte; without one LAS
+ORIENT = {b"\1": "LSA", b"\2": "ASL", b"\3": "LPS", b"\4": "LIA", b"\5": "AIL"}
+INFINITE = 0.001  # share of a scan's voxels, at most
 HEAD = 25  # grey values above this are taken for head, those below for air
 NAME = r"(?P<subject>.+?)(?P<mask>_seg)?\.(?:nii\.gz|nii|hdr)"
+# what a name has beyond its person's, as BIDS and OASIS name several scans of one
+SCAN_OF_ONE = re.compile(r"_(?:ses|run|acq|rec|echo|part)-[^_]+|_MR\d+|_T[12]w", re.IGNORECASE)
 
 
 def load(recipe):
     """Read NAME.nii.gz with NAME_seg.nii.gz (or .nii, or .hdr with .img), split by subject 70 / 10 / 20 %.
 
-    Labels are 0 background, 1 CSF, 2 grey matter, 3 white matter; one volume is one subject. Any orientation and
+    Labels are 0 background, 1 CSF, 2 grey matter, 3 white matter. NAMEs that differ only in what SCAN_OF_ONE names, such
+    as sub-01_ses-1 and sub-01_ses-2, are of one person. Any orientation and
     spacing: volumes are brought to 1 mm pixels, axial slices 2 mm apart, in a frame of 256x256.
     """
     path = Path(recipe.data).expanduser()
@@ -31,48 +40,100 @@ def load(recipe):
     for name in sorted(halves - headers):
         raise DataError(f"{name}.img needs its header beside it, {name}.hdr. Copy it there, or remove {name}.img.")
     pairs = find_pairs(names, NAME, path.name, "NAME.nii.gz with NAME_seg.nii.gz beside it")
-    task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {path.name}/, brought to axial slices of "
-                f"1 mm pixels, {SPACING:g} mm apart, split by subject")
-    made = in_parallel(lambda pair: to_slices(*read_pair(*(path / name for name in pair))), pairs.values())
-    images, labels = map(np.concatenate, zip(*made))
-    subjects = np.repeat([subject for subject, _ in pairs], [len(own) for own, _ in made])
+    people = len({SCAN_OF_ONE.sub("", subject) for subject, _ in pairs})
+    task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {people} people in {path.name}/, brought to "
+                f"axial slices of 1 mm pixels, {SPACING:g} mm apart, split by person")
+
+    def read(pair):
+        """A pair's slices, their labels, and whether its volume stores no orientation."""
+        volume, drawn = read_pair(*(path / name for name in pair))
+        return *to_slices(volume, drawn), not has_orientation(volume)
+
+    made = in_parallel(read, pairs.values())
+    images, labels = (np.concatenate([one[k] for one in made]) for k in (0, 1))
+    if unknown := sum(one[2] for one in made):
+        task = replace(task, origin=f"{task.origin}; {unknown} store no orientation and are read as axial: look at them")
+    subjects = np.repeat([SCAN_OF_ONE.sub("", subject) for subject, _ in pairs], [len(own) for own, *_ in made])
     return split_dataset(Split("all", images[..., None], labels, subjects, task), recipe.seed)
 
 
 def read_pair(volume, labels):
     """Volume and label volume as nibabel images with the same grid and three axes."""
-    images = read_volume(volume), read_volume(labels)
+    images = read_volume(volume), read_volume(labels, numbers=1)
     check_pair(*images, volume.name, labels.name)
-    return images
+    return images[0], nib.Nifti1Image(images[1].dataobj, images[0].affine)
 
 
-def read_volume(file):
-    """One volume as a nibabel image in memory, trailing axes of length 1 removed; DataError on what is no head."""
+def read_volume(file, numbers=0):
+    """One volume as a nibabel image in memory, trailing axes of length 1 removed; DataError on what is no head.
+
+    What is not a number becomes 0, as outside a brain; the share `numbers` of voxels must be some. A NIfTI file's header
+    is kept.
+    """
     try:
         image = nib.load(file)
-        millimetres = nib.affines.voxel_sizes(image.affine)[:image.ndim] * image.shape[:3]
-        if (not np.isfinite(image.affine).all() or max(image.shape) > LARGEST
-                or not np.all((millimetres > 10) & (millimetres < LARGEST_MM))):
-            raise DataError(f"{file.name} is {' x '.join(f'{mm:g}' for mm in millimetres)} mm large, {image.shape} "
-                            "voxels, which is no head. Is its header damaged?")
-        if image.ndim < 3 or max(image.shape[3:], default=1) > 1 or image.get_data_dtype().kind not in "iuf":
+        header = image.header if isinstance(image.header, nib.Nifti1Header) else None
+        analyze = header is None and isinstance(image.header, nib.AnalyzeHeader)
+        if analyze and not file.with_suffix(".mat").exists() and image.header["orient"].item() in ORIENT:
+            image = type(image)(image.dataobj, turned(image, ORIENT[image.header["orient"].item()]), image.header)
+        if getattr(image, "affine", None) is None or image.ndim < 3 or max(image.shape[3:], default=1) > 1 or (
+                image.get_data_dtype().kind not in "iuf"):
             raise DataError(f"{file.name} has {image.ndim} axes {image.shape} of {image.get_data_dtype()}; expected "
-                            "three, one number a voxel.")
+                            "three, one number a voxel. Of a series, save one volume; surfaces (CIFTI) are none.")
+        millimetres = nib.affines.voxel_sizes(image.affine) * image.shape[:3]
+        if not np.isfinite(image.affine).all() or np.prod(image.shape, dtype=float) > LARGEST or not np.all(
+                (millimetres > 10) & (millimetres < LARGEST_MM)):
+            raise DataError(f"{file.name} is {' x '.join(f'{mm:g}' for mm in millimetres)} mm large, {image.shape} "
+                            f"voxels. Heads have 10 to {LARGEST_MM} mm along each axis, and at most {LARGEST:,} voxels. Is "
+                            "its header damaged, or is it a thin slab?")
         array = np.asanyarray(image.dataobj).reshape(image.shape[:3])
     except FileNotFoundError as error:
         other = Path(str(error.filename)).name
         raise DataError(f"{file.name} needs the file beside it with its other half: {other} is not there.") from error
     except (OSError, EOFError, ValueError, OverflowError, zlib.error, nib.filebasedimages.ImageFileError,
-            nib.spatialimages.HeaderDataError) as error:
-        raise DataError(f"{file.name} is not a readable volume ({error}). Copy or download it again.") from error
-    return nib.Nifti1Image(np.nan_to_num(array.astype(np.float32)), image.affine)
+            nib.spatialimages.HeaderDataError, NotImplementedError, TypeError) as error:
+        raise DataError(f"{file.name} is not a readable volume ({error}). Is it gzipped and not called .gz, or the "
+                        "reverse? Is a .mat beside it another program's? Else copy or download it again.") from error
+    array = array.astype(np.float32)
+    if np.isinf(array).mean() > INFINITE or np.isfinite(array).mean() < numbers:
+        raise DataError(f"{file.name} has {np.isinf(array).sum():,} infinite voxels and {np.isnan(array).sum():,} that are "
+                        "not a number. Export it again.")
+    array = np.nan_to_num(array, copy=False, posinf=0, neginf=0)
+    if numbers == 1:  # labels, perhaps computed with, such as 2.9999998
+        array = np.where(abs(np.round(array) - array) < 0.001, np.round(array), array)
+    return nib.Nifti1Image(array, image.affine, header)
+
+
+def turned(image, towards):
+    """The affine of an image whose axes lead `towards`, such as LAS, its middle at 0."""
+    affine = np.eye(4)
+    affine[:3, :3] = [[zoom * ((code == ahead) - (code == behind)) for code, zoom in zip(towards, image.header.get_zooms())]
+                      for ahead, behind in ("RL", "AP", "SI")]
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(image.shape[:3]) - 1) / 2
+    return affine
+
+
+def has_orientation(volume):
+    """Whether its file says how a volume lies; Analyze files do, if only by what is usual."""
+    return bool(volume.header["sform_code"] or volume.header["qform_code"])
+
+
+def places(volume):
+    """The affines that a volume's file gives it: viewers differ in which they take."""
+    with suppress(nib.spatialimages.HeaderDataError):
+        forms = volume.get_sform(coded=True), volume.get_qform(coded=True)
+        return [volume.affine, *(form for form, code in forms if code)]
+    return [volume.affine]
 
 
 def check_pair(volume, labels, name, other):
     """Raise DataError, with the files' names, unless shapes and positions agree and the labels are 0, 1, 2 and 3."""
-    if volume.shape != labels.shape or not np.allclose(volume.affine, labels.affine, atol=0.01):
+    if volume.shape != labels.shape:
         raise DataError(f"{other} {labels.shape} does not lie on the grid of {name} {volume.shape}. Resample the "
                         "labels to the volume, by nearest neighbour.")
+    if not any(np.allclose(one, two, atol=0.01) for one in places(volume) for two in places(labels)):
+        raise DataError(f"{other} has as many voxels as {name}, but its header puts them elsewhere. If it was drawn on "
+                        "that volume, its affine is lost: copy the volume's. If not, resample the labels to the volume.")
     strange = np.setdiff1d(labels.dataobj, range(len(TISSUES)))
     if len(strange):
         raise DataError(f"{other} has the labels {', '.join(f'{v:g}' for v in strange[:8])}; expected 0 background, "
