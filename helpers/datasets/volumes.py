@@ -1,7 +1,6 @@
 """MR volumes of one's own, T1 with tissue labels, laid out as slices the way the course does."""
 
 import re
-import zlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -90,8 +89,9 @@ def read_volume(file, numbers=0):
     except FileNotFoundError as error:
         other = Path(str(error.filename)).name
         raise DataError(f"{file.name} needs the file beside it with its other half: {other} is not there.") from error
-    except (OSError, EOFError, ValueError, OverflowError, zlib.error, nib.filebasedimages.ImageFileError,
-            nib.spatialimages.HeaderDataError, NotImplementedError, TypeError) as error:
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # nibabel, scipy and zlib raise nearly anything
         raise DataError(f"{file.name} is not a readable volume ({error}). Is it gzipped and not called .gz, or the "
                         "reverse? Is a .mat beside it another program's? Else copy or download it again.") from error
     array = array.astype(np.float32)
