@@ -27,6 +27,7 @@ def set_up(here, *paths):
     is copied to this machine, a folder there, other than the first path, where runs go, is said to be slow.
     SetUpError says what could not be had.
     """
+    paths = [str(path or "") for path in paths]  # papermill makes numbers of what looks like one
     wanted = [pin for name, pin in MISSING.items() if importlib.util.find_spec(name) is None]
     if wanted and in_colab():
         install(wanted)

@@ -1,26 +1,30 @@
 """Every picture in images/, as README and notebook show them.
 
-    python tests/make_images.py RUN
+    python tests/make_images.py [RUN]
 
-RUN is the folder of a finished run on practice brains (synthetic), such as runs/practice-3f9c2a.
+RUN is the folder of a finished run on practice brains (synthetic), such as runs/practice-3f9c2a, whose pictures are
+made too. What is measured on OASIS is drawn from tests/benchmarks/*.csv: no pixels, numbers only.
 """
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 
 HERE = Path(__file__).resolve().parent
+MEASURED = HERE / "benchmarks"
 sys.path.insert(0, str(HERE.parent))
 from benchmarks import ingredients  # noqa: E402
 
 from helpers import backend, datasets, evaluate, model, show  # noqa: E402
+from helpers.data import TISSUES, Task  # noqa: E402
 from helpers.predict import Predictor  # noqa: E402
 from helpers.run import Run  # noqa: E402
 
 
-def pictures(folder):
-    """{name: Picture} of all, from the folder of a run."""
+def practice(folder):
+    """{name: Picture} of a run on practice brains."""
     run = Run.open(folder)
     run.dataset = brains = datasets.load(run.recipe)
     if run.identity()["data"] != run.state["identity"]["data"]:
@@ -29,14 +33,22 @@ def pictures(folder):
     scores = evaluate.score(brains.test, labels)
     print(evaluate.verdict(scores))
     return {"network": show.network(model.build(run.recipe, brains)),
-            "curves": show.curves(run, run.network()),
-            "comparison": show.comparison(brains.test, labels, scores),
-            "ingredients": ingredients.figure(pd.read_csv(HERE / "benchmarks" / "ingredients_practice.csv"),
-                                              "validation")}
+            "comparison": show.comparison(brains.test, labels, scores)}
+
+
+def measured():
+    """{name: Picture} of what is in the CSV files: the graded run on OASIS, and what each ingredient buys."""
+    history = pd.read_csv(MEASURED / "oasis_history.csv", index_col="epoch")
+    task = Task("OASIS", TISSUES, "")
+    run = SimpleNamespace(history=history, best=history["val_worst dice"].idxmax(), task=task)
+    people = pd.read_csv(MEASURED / "oasis_people.csv", index_col="subject")
+    return {"oasis_curves": show.curves(run),
+            "oasis_people": show.boxes(SimpleNamespace(title="OASIS, the task's test", per_subject=people), task),
+            "ingredients": ingredients.figure(pd.read_csv(MEASURED / "ingredients_practice.csv"), "validation")}
 
 
 if __name__ == "__main__":
     backend.set_up()
-    for name, picture in pictures(sys.argv[1]).items():
+    for name, picture in (measured() | (practice(sys.argv[1]) if sys.argv[1:] else {})).items():
         picture.save(HERE.parent / "images" / f"{name}.png")
         print(f"images/{name}.png: {picture.alt}")

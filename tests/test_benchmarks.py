@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import ingredients, people, race, speed
+from benchmarks import context, ingredients, people, race, speed
 from benchmarks.kills import tiny, toy
 from keras import layers
 
@@ -288,3 +288,17 @@ def test_the_learning_curve_goes_on_and_evaluates_no_test_twice(many, tmp_path, 
     assert pd.read_csv(tmp_path / "people.csv").equals(rows)
     people.main(["--draw", str(tmp_path / "people.csv"), str(tmp_path / "people.png")])
     assert (tmp_path / "people.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_errors_of_a_context_by_hand(tmp_path):
+    counts = np.zeros((2, 4, 4), int)
+    counts[0, 0, 1], counts[1, 1, 0], counts[1, 2, 3], counts[:, 3, 3] = 3, 5, 4, 10
+    scores = evaluate.Scores("toy", context.NAMES, np.array(["a", "b"]), counts)
+    row = context.row_of("mask", scores)
+    assert row["context"] == "mask" and row["background / CSF"] == 4 and row["grey matter / white matter"] == 2
+    assert row["white matter"] == pytest.approx(40 / 44) and row["CSF / grey matter"] == 0
+    pd.DataFrame([row | {"context": "none"}, row]).to_csv(tmp_path / "rows.csv", index=False)
+    context.main(["--draw", str(tmp_path / "rows.csv"), str(tmp_path / "rows.png")])
+    assert (tmp_path / "rows.png").read_bytes()[:4] == b"\x89PNG"
+    drawn = context.figure(pd.DataFrame([row])).figure.axes[0]
+    assert [patch.get_width() for patch in drawn.patches] == [4, 2]

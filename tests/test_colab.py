@@ -244,3 +244,7 @@ def test_a_published_notebook_clones_its_project(published, fetch, monkeypatch):
     fetch("https://github.com/you/your-repository", cell("project", published / BOOK))
     [words] = asked
     assert words[:2] == ["git", "clone"] and words[-2:] == ["https://github.com/you/your-repository", "project_fetched"]
+
+
+def test_a_number_is_a_name(tmp_path):
+    assert colab.set_up(Path.cwd(), 2, 2018, None) == ["2", "2018", ""]

@@ -185,12 +185,20 @@ def measure(python, rounds, settings):
 
 def sweep(rounds, settings):
     """Print what ours costs in training by shape and batch, each in a process of its own."""
+    import pandas as pd
+
+    found = {clock: pd.DataFrame(index=["{}x{}".format(*shape) for shape in SHAPES], columns=BATCHES, dtype=float)
+             for clock in CLOCKS}
     for shape, batch in product(SHAPES, BATCHES):
         ours = Child(OURS, sys.executable, settings | {"shape": shape, "batch": batch})
         costs = rounds_of({OURS: ours}, rounds, ["train"])[1]["train", OURS]
         ours.process.communicate()
-        ms = ", ".join(f"{clock} {1000 * median(one[clock] for one in costs) / batch:.1f} ms" for clock in CLOCKS)
-        print("training, {}x{}, batch {}, a slice: {}".format(*shape, batch, ms), flush=True)
+        for clock, table in found.items():
+            table.loc["{}x{}".format(*shape), batch] = 1000 * median(one[clock] for one in costs) / batch
+    for clock, table in found.items():
+        per_pixel = table.div([height * width / 1e6 for height, width in SHAPES], axis=0)
+        print(f"\ntraining, {clock} time, ms a slice (and a megapixel), by batch:",
+              table.round(1).astype(str) + " (" + per_pixel.round().astype(int).astype(str) + ")", sep="\n")
 
 
 def main(words=None):

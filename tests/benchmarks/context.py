@@ -1,0 +1,78 @@
+"""What context buys on OASIS, and which errors it takes away, on all validation people; nothing is trained.
+
+    python tests/benchmarks/context.py RUN --data PATH
+    python tests/benchmarks/context.py --draw tests/benchmarks/context_oasis.csv images/oasis_context.png
+
+RUN is the folder of a run that is trained. Errors are wrong pixels, by the two labels that were mistaken for each other.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from helpers import backend, datasets, evaluate, show  # noqa: E402
+from helpers.data import TISSUES  # noqa: E402
+from helpers.predict import Predictor  # noqa: E402
+from helpers.recipe import OPTIONS  # noqa: E402
+from helpers.run import Run  # noqa: E402
+
+NAMES = [label.name for label in TISSUES]
+KINDS = [f"{one} / {two}" for one, two in combinations(NAMES, 2)]
+
+
+def row_of(context, scores):
+    """One row: Dice of each label, and wrong pixels a slice by the two labels that they are between."""
+    counts = scores.confusion.sum(0) / len(scores.confusion)
+    errors = {kind: counts[k, m] + counts[m, k] for kind, (k, m) in zip(KINDS, combinations(range(len(NAMES)), 2))}
+    return {"context": context, **scores.pooled, **errors}
+
+
+def measure(folder, data):
+    """A row for each context that a recipe can ask for, none first; the recipe is the run's but for its data."""
+    run = Run.open(folder)
+    run.recipe = replace(run.recipe, data=data, validation_slices=None, test_slices=1)
+    run.dataset = datasets.load(run.recipe)
+    split = run.dataset.validation
+    return pd.DataFrame([row_of(context or "none", evaluate.score(split, Predictor(run, context=context).labels(split)))
+                         for context in ("", *OPTIONS["context"]["choices"])])
+
+
+def figure(rows):
+    """Wrong pixels a slice for each context, stacked by the labels that they are between: a Picture."""
+    drawn, axes = show.axes_of(1, 1, 9, 2.6, "OASIS, validation people: wrong pixels a slice")
+    ax, left, places = axes[0, 0], np.zeros(len(rows)), range(len(rows))[::-1]
+    shown = [kind for kind in KINDS if rows[kind].max() > 1]
+    for kind, colour in zip(shown, ("#999999", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442")):
+        ax.barh(places, rows[kind], left=left, color=colour, label=kind)
+        left = left + rows[kind]
+    ax.set_yticks(places, [f"context: {name}" for name in rows["context"]])
+    ax.set(xlabel="pixels of 1 mm")
+    ax.legend(title="mistaken for each other", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return show.Picture(drawn, "A bar for each context, stacked by the two labels that were mistaken for each other.")
+
+
+def main(words=None):
+    """Read the command line; measure, or draw what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("RUN", nargs="?", help="folder of a trained run")
+    parser.add_argument("--data", default="", help="path of the slices")
+    parser.add_argument("--to", default="runs/context_oasis.csv", help="file of the results")
+    parser.add_argument("--draw", nargs=2, metavar=("CSV", "PNG"), help="draw results that are there already")
+    chosen = parser.parse_args(words)
+    if chosen.draw:
+        figure(pd.read_csv(chosen.draw[0])).save(chosen.draw[1])
+        return
+    backend.set_up()
+    rows = measure(chosen.RUN, chosen.data)
+    rows.round(5).to_csv(chosen.to, index=False)
+    print(rows.round(4).to_string())
+
+
+if __name__ == "__main__":
+    main()
