@@ -4,7 +4,9 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -350,3 +352,15 @@ def test_the_courses_own_slices(real_data):
         f"oasis_part.zip: 1,208 of the course's 9,664 train slices. {CAN}")
     nothing_lost(brains)
     as_pillow_reads(brains, real_data / "oasis_part.zip", every=36)
+
+
+def test_no_slice_is_in_the_project(real_data):
+    with gzip.open(real_data / "oasis_sha256.txt.gz", "rt") as lines:
+        known = {line.split()[0] for line in lines}
+    root = Path(__file__).parent.parent
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = listed.stdout.splitlines()
+    assert len(known) == 2 * 11328 and "README.md" in files
+    assert not [file for file in files if hashlib.sha256((root / file).read_bytes()).hexdigest() in known]
