@@ -166,12 +166,15 @@ def open_picture(content, name, modes):
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        pages = getattr(image, "n_frames", 1)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises nearly anything
         raise UnreadableError(f"{name} is not a readable picture ({error}). Copy it again.") from error
     if image.mode not in modes:
         raise DataError(f"{name} is a picture of mode {image.mode}. Save it with 8 bits, as {' or '.join(modes)}.")
-    if getattr(image, "n_frames", 1) > 1:
-        raise DataError(f"{name} holds {image.n_frames} pictures; save the one you mean by itself.")
+    if pages > 1:
+        raise DataError(f"{name} holds {pages} pictures; save the one you mean by itself.")
     if image.has_transparency_data and image.convert("RGBA").getextrema()[-1][0] < 255:
         raise DataError(f"{name} is partly transparent; save it without transparency.")
     return image
