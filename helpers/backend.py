@@ -25,6 +25,8 @@ def import_quietly():
             os.write(kept, chatter.read())
             if not isinstance(error, (ImportError, ValueError)):
                 raise
+            if getattr(error, "name", "") == "keras":
+                raise UserError("Keras is not installed here: pip install -r requirements.txt.") from error
             name = os.environ.get("KERAS_BACKEND") or "the one in ~/.keras/keras.json, or tensorflow"
             raise UserError(f"Keras cannot start on its backend ({name}): {error}. Install that backend, or set the "
                             "environment variable KERAS_BACKEND to one that is installed.") from error

@@ -13,13 +13,14 @@ from helpers.run import Run, RunError
 
 CHUNK = 64  # slices whose probabilities are in memory at once
 BATCH = 16  # slices predicted in one step
+ENOUGH = 10  # training people, to say where tissue is at a position
 
 
 class Predictor:
     """Everything that decides a label: networks, mirror images, box, size, largest component, context.
 
     `Predictor(run, ...)` takes the recipe of the first run; a run with `others` brings these along. Of a network it
-    asks for `predict_on_batch` only. Context is the data set's, of slices whose position is known: a Split's.
+    asks for `predict_on_batch` only. `context`, "" for none, is used where positions are known: for the labels of a Split.
     """
 
     def __init__(self, *runs, mirrors=None, largest=None, context=None):
@@ -34,12 +35,7 @@ class Predictor:
         self.task, self.box, self.frame, self.channels = first.task, first.box, first.frame, first.channels
         self.mirrors = self.task.mirrors if (first.recipe.mirrors if mirrors is None else mirrors) else ()
         self.size, self.largest = first.recipe.size, first.recipe.largest if largest is None else largest
-        self.context, self.tissue = str((first.recipe.context if context is None else context) or ""), {}
-        if "mask" in self.context and first.dataset is None:
-            raise RunError(f"{first.folder} is opened without its data, and so without the mask: load its data, or predict "
-                           "without context.")
-        if "mask" in self.context:
-            self.tissue = tissue_shares(first.dataset.train.seen(self.box))
+        self.context, self.run, self.tissue = str((first.recipe.context if context is None else context) or ""), first, {}
 
     @classmethod
     def open(cls, *folders, **options):
@@ -60,7 +56,9 @@ class Predictor:
         images = getattr(split, "images", split)
         groups = [slice(at, at + CHUNK) for at in range(0, len(images), CHUNK)]
         if in_context := self.context and images is not split:
-            groups = [np.flatnonzero(split.subjects == subject) for subject in np.unique(split.subjects)]
+            self.learn_tissue()
+            new = (split.subjects[1:] != split.subjects[:-1]) | (np.diff(split.positions) <= 0)  # another scan begins
+            groups = np.split(np.arange(len(split)), np.flatnonzero(new) + 1)
         parts = np.empty((len(images), *self.box.shape), np.uint8)
         for own in groups:
             found = self.in_box(images[own])
@@ -68,8 +66,20 @@ class Predictor:
         labels = self.box.paste(parts, images.shape[1:3])
         return largest_component(labels, split.subjects) if self.largest and images is not split else labels
 
+    def learn_tissue(self):
+        """Where training people have tissue, at each position that enough of them have slices of."""
+        if "mask" not in self.context or self.tissue:
+            return
+        if self.run.dataset is None:
+            raise RunError(f"{self.run.folder} is opened without its data, and so without the mask: load its data, or "
+                           "predict with context=''.")
+        train = self.run.dataset.train.seen(self.box)
+        for position in np.unique(train.positions):
+            if (own := train.positions == position).sum() >= ENOUGH:
+                self.tissue[position] = (train.labels[own] > 0).mean(0)
+
     def in_context(self, found, positions):
-        """Scores (n, h, w, L), the best label's the highest, of probabilities of one person's slices at `positions`.
+        """Scores (n, h, w, L), the best label's the highest, of probabilities of one scan's slices at `positions`.
 
         Neighbours: one step of the mean-field iteration of a Potts model, in which a slice's pixel and those before
         and after it prefer to be alike; what is not there has no say.
@@ -105,11 +115,6 @@ class Predictor:
         if shape != self.box.shape:
             mean = keras.ops.convert_to_numpy(keras.ops.image.resize(mean, self.box.shape, "bilinear"))
         return np.asarray(mean, np.float32)
-
-
-def tissue_shares(split):
-    """{position: at each pixel (h, w), the share of a split's people who have tissue there}."""
-    return {n: (split.labels[split.positions == n] > 0).mean(0) for n in np.unique(split.positions)}
 
 
 def largest_component(labels, subjects):

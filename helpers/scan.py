@@ -5,10 +5,11 @@
 RUN is the folder of a finished run, such as runs/practice-3f9c2a; neither the notebook nor the training data is needed.
 SCAN is a volume of a head (.nii, .nii.gz, or .hdr with .img), or an 8-bit picture that lies as the training slices do.
 
-Written: RUN/results/NAME-CODE_labels.nii.gz for a volume, .png for a picture. CODE stands for the scan's content, so
-that scans of one name keep their masks apart. A volume's mask holds 0 background, 1 CSF, 2 grey matter, 3 white matter;
-a picture's holds the labels' greys. Printed: how much there is of each label, and Dice where true labels lie beside a
-volume, as NAME_seg with the same ending; without them nobody can tell it.
+Written: RUN/results/NAME-CODE_labels.nii.gz for a volume, .hdr with .img for one that is such a pair, .png for a
+picture. CODE stands for the scan's content, so that scans of one name keep their masks apart. A volume's mask holds
+0 background, 1 CSF, 2 grey matter, 3 white matter; a picture's holds the labels' greys. Printed: how much there is of
+each label, and Dice where true labels lie beside a volume, as NAME_seg with the same ending; without them nobody can
+tell it.
 
 Exit status: 0 where nothing speaks against any mask; 1 where a file could not be used, or a line above a table says
 what is wrong with its mask; 2 where SCAN is not given.
@@ -71,7 +72,7 @@ class ScanLabels(Shown):
 def segment(predictor, file, folder):
     """Segment one scan, a NIfTI or Analyze volume or an 8-bit picture, and write its mask into `folder`.
 
-    A volume may have any orientation and spacing. Its mask, `NAME-CODE_labels.nii.gz`, has the same grid and the labels
+    A volume may have any orientation and spacing. Its mask, `NAME-CODE_labels.nii.gz`, has the same grid, header and labels
     0 to L - 1; the table gives millilitres and, where true labels lie beside the scan as NAME_seg, Dice. A picture must
     lie as the training slices do. Its mask, `NAME-CODE_labels.png`, has the same size and the labels' greys. The code
     stands for the scan's content, so that scans of one name keep their masks apart. Every slice that is not empty is

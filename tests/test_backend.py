@@ -54,6 +54,11 @@ def test_chatter_is_shown_where_keras_cannot_be_imported(tmp_path):
     assert done.returncode and "the reason" in done.stderr
 
 
+def test_keras_itself_may_be_missing(tmp_path):
+    code = "import sys; sys.modules['keras'] = None; import helpers.backend"
+    assert python(code).stderr.splitlines()[-1].endswith("Keras is not installed here: pip install -r requirements.txt.")
+
+
 @pytest.mark.parametrize("given", ["nonsense", "jax", "torch"])
 def test_a_backend_that_is_not_there_is_told_in_one_sentence(given):
     if importlib.util.find_spec(given):

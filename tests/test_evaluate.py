@@ -97,7 +97,7 @@ def test_verdict_of_nothing_is_not_a_pass():
 def test_thinned_test_slices_get_no_grade(scored):
     grade = evaluate.verdict(replace(scored, whole=12), needed=0.1)
     assert grade.passed is None and grade.sentence == "NO GRADE: 3 of 12 test slices were scored on toy, test."
-    split = Split("test", np.zeros((2, 1, 2, 1), np.uint8), np.zeros((2, 1, 2), np.uint8), np.array(["a", "b"]), TASK)
+    split = Split("test", np.zeros((2, 1, 2, 1), np.uint8), np.ones((2, 1, 2), np.uint8), np.array(["a", "b"]), TASK)
     for some, passed in ((split.take([1]), None), (split, True)):  # a split knows how many it had
         assert evaluate.verdict(evaluate.score(some, some.labels)).passed is passed
 

@@ -73,7 +73,7 @@ def test_damaged_or_misfitting_mask_is_named(folder):
 def test_masks_that_were_resized_or_are_all_white_are_refused(folder, change, greys):
     file = folder / "id4" / "masks" / "0.png"
     change(Image.open(file)).save(file)
-    with pytest.raises(DataError, match=f"id4/masks/0.png has the greys {greys}.*Was it resized, or saved as JPEG"):
+    with pytest.raises(DataError, match=f"id4/masks/0.png has the greys {greys}.*Was it resized, saved as JPEG, or painted"):
         load(folder)
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -88,8 +89,9 @@ def course():
     return run, Split("test", images, labels, np.array(["c", "d", "c", "c"]), TASK, np.array([9, 8, 7, 6]))
 
 
-def test_the_mask_is_background_where_all_training_people_have_it_and_tissue_where_none_has(course):
+def test_the_mask_is_background_where_all_training_people_have_it_and_tissue_where_none_has(course, monkeypatch):
     run, test = course
+    monkeypatch.setattr(predict, "ENOUGH", 2)
     found, alone = Predictor(run, context="mask").labels(test), Predictor(run).labels(test)
     assert np.array_equal(alone, run.box.paste(run.box.cut(test.labels), (24, 32)))
     assert np.array_equal(found[[0, 3]], alone[[0, 3]]) and not found[1].any()  # nobody was seen at position 9 or 6
@@ -97,9 +99,13 @@ def test_the_mask_is_background_where_all_training_people_have_it_and_tissue_whe
     was = alone[2, 4:20, 8:12]
     assert np.array_equal(found[2, 4:20, 8:12], np.where(was > 0, was, 1))
     assert np.array_equal(Predictor(run, context="mask").labels(test.images), alone)  # no positions, no context
+    monkeypatch.setattr(predict, "ENOUGH", 3)  # of two people nothing is concluded
+    assert np.array_equal(Predictor(run, context="mask").labels(test), alone)
     run.dataset = None
+    without = Predictor(run, context="mask")
+    assert without.probabilities(test.images).shape == (4, 24, 32, 4)  # a scan's
     with pytest.raises(RunError, match="a folder is opened without its data, and so without the mask"):
-        Predictor(run, context="mask")
+        without.labels(test)
 
 
 def test_neighbours_of_one_person_have_a_say(course):
@@ -114,8 +120,17 @@ def test_neighbours_of_one_person_have_a_say(course):
     assert np.array_equal(predictor.labels(test), Predictor(run).labels(test))  # where the network is sure, none has
 
 
-def test_all_context_at_once_keeps_to_the_mask(course):
+def test_scans_of_one_person_are_no_neighbours_of_each_other(course, monkeypatch):
     run, test = course
+    predictor, asked = Predictor(run, context="neighbours"), []
+    monkeypatch.setattr(predictor, "in_context", lambda found, positions: asked.append(positions.tolist()) or found)
+    predictor.labels(replace(test, subjects=np.array(["c", "c", "c", "d"]), positions=np.array([0, 1, 0, 1])))
+    assert asked == [[0, 1], [0], [1]]
+
+
+def test_all_context_at_once_keeps_to_the_mask(course, monkeypatch):
+    run, test = course
+    monkeypatch.setattr(predict, "ENOUGH", 2)
     both, mask = (Predictor(run, context=context).labels(test) for context in ("mask+neighbours", "mask"))
     assert np.array_equal(both > 0, mask > 0) and (both[2, 4:20, 8:12] > 0).all()
 

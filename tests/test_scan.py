@@ -91,7 +91,17 @@ def test_a_mask_lies_where_the_scan_does_in_every_viewer(qcode, scode, tmp_path)
         assert ours.GetOrigin() == theirs.GetOrigin() and ours.GetDirection() == theirs.GetDirection()
 
 
-@pytest.mark.parametrize("orient, axes", [(0, "LAS"), (1, "LSA"), (2, "ASL"), (3, "LPS"), (4, "LIA"), (5, "AIL")])
+@pytest.mark.parametrize("kind, ending", [(nib.Nifti2Image, "nii"), (nib.Nifti1Pair, "hdr")])
+def test_other_kinds_of_nifti_keep_their_header_and_are_quiet(kind, ending, tmp_path, caplog, capfd):
+    image = kind(next(head()).dataobj, nib.affines.from_matvec(np.eye(3), [-20, -30, -15]))
+    image.set_qform(image.affine, 1)
+    nib.save(image, tmp_path / f"a.{ending}")
+    found = scan.segment(brains(), tmp_path / f"a.{ending}", tmp_path / "run")
+    assert [code for _, code in forms(nib.load(found.file))] == [1, 2] and "No orientation" not in repr(found)
+    assert not caplog.records and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("orient, axes", [(0, "LAS"), (1, "LSA"), (2, "ASL"), (3, "LPS"), (4, "LIA"), (5, "ASR")])
 def test_an_analyze_scan_is_turned_by_its_orient_byte_and_its_mask_has_its_header(orient, axes, tmp_path):
     upright = next(head())
     array = upright.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))).dataobj

@@ -1,3 +1,5 @@
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -174,6 +176,23 @@ def test_no_stored_orientation_is_said(folder):
     assert load(folder).task.origin.endswith("split by person; 1 store no orientation and are read as axial: look at them")
 
 
+def test_a_name_that_is_no_text_is_named(folder):
+    name = b"scan\xe9.nii.gz".decode(errors="surrogateescape")
+    try:
+        shutil.copy(folder / "scan1.nii.gz", folder / name)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(DataError, match=r"scan.udce9.nii.gz' has a name that is not plain text"):
+        load(folder)
+
+
+def test_people_whose_names_end_alike_stay_apart(tmp_path):
+    for number in range(4):
+        for end, part in zip(("", "_seg"), head()):
+            nib.save(part, tmp_path / f"site_MR{number}{end}.nii")
+    assert [split.n_subjects for split in load(tmp_path).splits] == [2, 1, 1]
+
+
 def test_a_header_of_nonsense(folder):
     image = nib.Nifti1Image(np.zeros((40, 60, 30), np.int16), np.diag([1000, 1000, 1000, 1]))
     nib.save(image, folder / "scan3.nii.gz")
@@ -226,7 +245,7 @@ def test_volumes_that_are_no_scalar_head_are_named(folder):
         broken = nib.Nifti1Image(np.asarray(image.dataobj), np.eye(4))
         broken.header["sform_code"], broken.header["srow_x"] = 1, wrong[0]
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, broken.header), folder / "scan1.nii.gz")
-        with pytest.raises(DataError, match="scan1.nii.gz is .* no head"):
+        with pytest.raises(DataError, match="scan1.nii.gz is .* Is its header damaged"):
             load(folder)
 
 

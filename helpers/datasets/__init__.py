@@ -43,7 +43,7 @@ def state_of(path):
     """What changes when the files at a path do: name, size, times of each; and when the code that reads them does."""
     helpers = Path(__file__).parent.parent
     code = [file.read_bytes() for file in sorted(helpers.glob("datasets/*.[pj]*")) + [helpers / "data.py"]]
-    files = sorted(file for file in [path, *below(path)] if file.is_file()) if path else []
+    files = sorted(filter(Path.is_file, [path, *below(path)] if path.is_dir() else [path])) if path else []
     stats = [(str(file), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file in files for s in [file.stat()]]
     return hashlib.sha256(repr(stats).encode() + b"".join(code)).hexdigest()
 

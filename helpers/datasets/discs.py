@@ -34,8 +34,8 @@ def load(files, seed, cases):
     own = {split: [key for key in scans if key[1] == 1 and key[0][-3:] in numbers] for split, numbers in cases.items()}
     if like_the_course := all(own.values()):
         scans = {key: scans[key] for keys in own.values() for key in keys}
-    made = in_parallel(lambda pair: planes_of(*read_pair(*(files.path / name for name in pair))), scans.values())
-    images, labels, known = zip(*made)
+    paths = [[files.path / name for name in pair] for pair in scans.values()]
+    images, labels, known = zip(*in_parallel(lambda pair: planes_of(*read_pair(*pair, axial=True)), paths))
     said = [f"{files.path.name}, {len(scans)} scans", "split as the course is" if like_the_course else "split by subject",
             "planes known by the course's brain masks" if all(known) else
             f"in {known.count(False)} scans planes are inferred: their brain masks are not the course's"]
@@ -56,7 +56,8 @@ def planes_of(volume, labels):
     """
     greys, labels = (framed(np.asarray(nib.as_closest_canonical(each).dataobj), CORNER) for each in (volume, labels))
     masks = [digest(np.ascontiguousarray(OASIS_BOX.cut(plane[None])[0] > 0)) for plane in labels]
-    known = MASKS[0] in masks and masks[masks.index(MASKS[0]):][:len(MASKS)] == MASKS
-    chosen = slice(first := masks.index(MASKS[0]) if known else FIRST, first + len(MASKS))
+    at = " ".join(masks).find(" ".join(MASKS)) // (len(MASKS[0]) + 1)
+    chosen = slice(first := FIRST if at < 0 else at, first + len(MASKS))
     top = np.maximum(greys[chosen].max((1, 2), keepdims=True), 1)
-    return np.floor(255 * (greys[chosen] / top))[..., None].clip(0).astype(np.uint8), labels[chosen].astype(np.uint8), known
+    images = np.floor(255 * (greys[chosen] / top)).clip(0).astype(np.uint8)
+    return images[..., None], labels[chosen].astype(np.uint8), at >= 0

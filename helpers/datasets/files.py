@@ -1,5 +1,6 @@
 """Reading files from a folder or straight from a zip, with errors that name the file."""
 
+import filecmp
 import io
 import os
 import re
@@ -44,9 +45,14 @@ class Files:
         self.names = sorted(name for name in self.members
                             if not any(part.startswith((".", "__MACOSX")) for part in name.split("/")))
         if self.names and all(name.lower().endswith(".zip") for name in self.names):
-            raise DataError(f"{self.path.name} holds nothing but {', '.join(self.names[:5])}: give the zip itself.")
-        if odd := [name for name in self.names if not name.isprintable()]:
-            raise DataError(f"{self.path.name} holds names that are not plain text, such as {odd[0]!r}. Rename them.")
+            raise DataError(f"{self.path.name} holds nothing but {', '.join(self.names[:5])}: "
+                            + ("unpack it, and give one of these." if self.zip else "give the zip itself."))
+
+    def same(self, one, two):
+        """Whether two files have the same content; in a zip, by the checksums that it has of them."""
+        if self.zip:
+            return self.members[one].CRC == self.members[two].CRC
+        return filecmp.cmp(self.members[one], self.members[two], shallow=False)
 
     def read(self, name):
         """Bytes of one file."""
@@ -59,15 +65,21 @@ class Files:
             raise UnreadableError(f"{name} in {self.path.name} cannot be read ({error}). Copy it again.") from error
 
 
-def below(folder):
-    """Every file below a folder; links to folders are followed, no folder twice."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-        else:
-            seen.add(real)
-            yield from (Path(place, name) for name in names)
+def below(folder, seen=()):
+    """Every file below a folder; folders that links lead to come last, none twice and none that holds the folder."""
+    seen, links = seen or set(), []
+
+    def refuse(error):
+        """Say that a folder cannot be listed, as on a drive that is gone."""
+        raise DataError(f"{error.filename} cannot be listed ({error.strerror}). Is the drive there?")
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        seen.add(os.path.realpath(place))
+        links += [Path(place, name) for name in sorted(folders) if os.path.islink(os.path.join(place, name))]
+        yield from (Path(place, name) for name in names)
+    for link in links:
+        if (real := os.path.realpath(link)) not in seen and not Path(os.path.realpath(folder)).is_relative_to(real):
+            yield from below(link, seen)
 
 
 def check_archive(path, sizes):
@@ -88,6 +100,8 @@ def find(names, pattern):
     found, spelled = {}, {}
     for name in names:
         if match := re.fullmatch(pattern, name, re.IGNORECASE):
+            if re.search("[\ud800-\udfff]", name):  # bytes that are no text
+                raise DataError(f"{name!r} has a name that is not plain text. Rename it.")
             groups = {"number": 0} | match.groupdict()
             subject = spelled.setdefault(groups["subject"].lower(), groups["subject"])
             images, masks = found.setdefault((subject, int(groups["number"])), ([], []))

@@ -46,9 +46,9 @@ def read_one(files, image, masks):
     picture = read_picture(files, image, ("RGBA", "RGB", "L"))
     drawn = [read_mask(files, mask, image, picture) for mask in masks]
     for mask, one in zip(masks, drawn):
-        if not np.isin(one, (0, 255)).all() or one.all():
-            raise DataError(f"{mask} has the greys {np.unique(one)[:8].tolist()}; a nucleus's mask has 0, and 255 where it "
-                            "is. Was it resized, or saved as JPEG?")
+        if not ((one == 0) | (one == max(one.max(), 1))).all() or one.all():
+            raise DataError(f"{mask} has the greys {np.unique(one)[:8].tolist()}; a nucleus's mask has 0, and one other "
+                            "grey where it is. Was it resized, saved as JPEG, or painted all over?")
     merged = np.any(drawn, axis=0).astype(np.uint8)
     return tuple(np.asarray(Image.fromarray(array).resize((SIDE, SIDE), Image.Resampling.NEAREST))
                  for array in (picture, merged))

@@ -16,19 +16,18 @@ SPACING = 2.0  # mm between slices
 FEWEST = 100  # labelled voxels
 LARGEST, LARGEST_MM = 2**28, 512  # voxels, mm along an axis
 # where an Analyze file's axes lead, by its orient byte; without one LAS
-ORIENT = {b"\1": "LSA", b"\2": "ASL", b"\3": "LPS", b"\4": "LIA", b"\5": "AIL"}
+ORIENT = {b"\1": "LSA", b"\2": "ASL", b"\3": "LPS", b"\4": "LIA", b"\5": "ASR"}
 INFINITE = 0.001  # share of a scan's voxels, at most
 HEAD = 25  # grey values above this are taken for head, those below for air
 NAME = r"(?P<subject>.+?)(?P<mask>_seg)?\.(?:nii\.gz|nii|hdr)"
-# what a name has beyond its person's, as BIDS and OASIS name several scans of one
-SCAN_OF_ONE = re.compile(r"_(?:ses|run|acq|rec|echo|part)-[^_]+|_MR\d+|_T[12]w", re.IGNORECASE)
+PERSON = re.compile(r"(sub-[^_]+|OAS\d_\d{4})_.*", re.IGNORECASE)  # as BIDS and OASIS name several scans of one
 
 
 def load(recipe):
     """Read NAME.nii.gz with NAME_seg.nii.gz (or .nii, or .hdr with .img), split by subject 70 / 10 / 20 %.
 
-    Labels are 0 background, 1 CSF, 2 grey matter, 3 white matter. NAMEs that differ only in what SCAN_OF_ONE names, such
-    as sub-01_ses-1 and sub-01_ses-2, are of one person. Any orientation and
+    Labels are 0 background, 1 CSF, 2 grey matter, 3 white matter. Scans such as sub-01_ses-1 and sub-01_ses-2, or
+    OAS1_0001_MR1 and OAS1_0001_MR2, are of one person; else each is. Any orientation and
     spacing: volumes are brought to 1 mm pixels, axial slices 2 mm apart, in a frame of 256x256.
     """
     path = Path(recipe.data).expanduser()
@@ -39,9 +38,10 @@ def load(recipe):
     for name in sorted(halves - headers):
         raise DataError(f"{name}.img needs its header beside it, {name}.hdr. Copy it there, or remove {name}.img.")
     pairs = find_pairs(names, NAME, path.name, "NAME.nii.gz with NAME_seg.nii.gz beside it")
-    people = len({SCAN_OF_ONE.sub("", subject) for subject, _ in pairs})
-    task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {people} people in {path.name}/, brought to "
-                f"axial slices of 1 mm pixels, {SPACING:g} mm apart, split by person")
+    spelled = {}
+    people = [spelled.setdefault(who.lower(), who) for who in (PERSON.sub(r"\1", name) for name, _ in pairs)]
+    task = Task(f"{path.name} (volumes)", TISSUES, f"{len(pairs)} volumes of {len(spelled)} people in {path.name}/, "
+                f"brought to axial slices of 1 mm pixels, {SPACING:g} mm apart, split by person")
 
     def read(pair):
         """A pair's slices, their labels, and whether its volume stores no orientation."""
@@ -52,28 +52,27 @@ def load(recipe):
     images, labels = (np.concatenate([one[k] for one in made]) for k in (0, 1))
     if unknown := sum(one[2] for one in made):
         task = replace(task, origin=f"{task.origin}; {unknown} store no orientation and are read as axial: look at them")
-    subjects = np.repeat([SCAN_OF_ONE.sub("", subject) for subject, _ in pairs], [len(own) for own, *_ in made])
+    subjects = np.repeat(people, [len(own) for own, *_ in made])
     return split_dataset(Split("all", images[..., None], labels, subjects, task), recipe.seed)
 
 
-def read_pair(volume, labels):
+def read_pair(volume, labels, axial=False):
     """Volume and label volume as nibabel images with the same grid and three axes."""
-    images = read_volume(volume), read_volume(labels, numbers=1)
+    images = read_volume(volume, axial=axial), read_volume(labels, 1, axial)
     check_pair(*images, volume.name, labels.name)
     return images[0], nib.Nifti1Image(images[1].dataobj, images[0].affine)
 
 
-def read_volume(file, numbers=0):
+def read_volume(file, numbers=0, axial=False):
     """One volume as a nibabel image in memory, trailing axes of length 1 removed; DataError on what is no head.
 
-    What is not a number becomes 0, as outside a brain; the share `numbers` of voxels must be some. A NIfTI file's header
-    is kept.
+    What is not a number becomes 0, as outside a brain; the share `numbers` of voxels must be some. Both places that a
+    NIfTI file may give are kept; an Analyze file lies as its orient byte says, unless it is known to be `axial`.
     """
     try:
         image = nib.load(file)
-        header = image.header if isinstance(image.header, nib.Nifti1Header) else None
-        analyze = header is None and isinstance(image.header, nib.AnalyzeHeader)
-        if analyze and not file.with_suffix(".mat").exists() and image.header["orient"].item() in ORIENT:
+        analyze = isinstance(image.header, nib.AnalyzeHeader) and not isinstance(image.header, nib.Nifti1Header)
+        if analyze and not axial and not file.with_suffix(".mat").exists() and image.header["orient"].item() in ORIENT:
             image = type(image)(image.dataobj, turned(image, ORIENT[image.header["orient"].item()]), image.header)
         if getattr(image, "affine", None) is None or image.ndim < 3 or max(image.shape[3:], default=1) > 1 or (
                 image.get_data_dtype().kind not in "iuf"):
@@ -97,11 +96,15 @@ def read_volume(file, numbers=0):
     array = array.astype(np.float32)
     if np.isinf(array).mean() > INFINITE or np.isfinite(array).mean() < numbers:
         raise DataError(f"{file.name} has {np.isinf(array).sum():,} infinite voxels and {np.isnan(array).sum():,} that are "
-                        "not a number. Export it again.")
+                        "not a number. Export it again, or write 0 there.")
     array = np.nan_to_num(array, copy=False, posinf=0, neginf=0)
     if numbers == 1:  # labels, perhaps computed with, such as 2.9999998
         array = np.where(abs(np.round(array) - array) < 0.001, np.round(array), array)
-    return nib.Nifti1Image(array, image.affine, header)
+    made = nib.Nifti1Image(array, image.affine)
+    with suppress(nib.spatialimages.HeaderDataError, AttributeError):  # not NIfTI, or half of its header damaged
+        made.set_sform(*image.get_sform(coded=True), update_affine=False)
+        made.set_qform(*image.get_qform(coded=True), update_affine=False)
+    return made
 
 
 def turned(image, towards):

@@ -36,6 +36,7 @@ def row_of(context, scores):
 def measure(folder, data):
     """A row for each context that a recipe can ask for, none first; the recipe is the run's but for its data."""
     run = Run.open(folder)
+    run.network()  # as it was saved: with its data, it would be built anew, by the code that is here now
     run.recipe = replace(run.recipe, data=data, validation_slices=None, test_slices=1)
     run.dataset = datasets.load(run.recipe)
     split = run.dataset.validation
@@ -68,7 +69,10 @@ def main(words=None):
     if chosen.draw:
         figure(pd.read_csv(chosen.draw[0])).save(chosen.draw[1])
         return
+    if not (chosen.RUN and chosen.data):
+        parser.error("RUN and --data are needed, or --draw.")
     backend.set_up()
+    Path(chosen.to).parent.mkdir(parents=True, exist_ok=True)
     rows = measure(chosen.RUN, chosen.data)
     rows.round(5).to_csv(chosen.to, index=False)
     print(rows.round(4).to_string())

@@ -1,19 +1,26 @@
-"""Kill a training at every write step, go on, and compare with one that was never stopped.
+"""Kill a training at every write step, or at any moment, go on, and compare with one that was never stopped.
 
     python tests/benchmarks/kills.py
+    python tests/benchmarks/kills.py moments 20
 
-Each training is a process of its own, of a tiny network with dropout, 5 epochs. It is killed (SIGKILL) before or after
-each sync, rename and removal of a file; then the same command goes on. Losses, best epoch, weights and files must be
-those of the uninterrupted run.
+At write steps, each training is a process of its own, of a tiny network with dropout, 5 epochs. It is killed
+(SIGKILL) before or after each sync, rename and removal of a file; then the same command goes on. Losses, best epoch,
+weights and files must be those of the uninterrupted run.
+
+At moments, each is the Improved U-Net, narrow, on practice brains (synthetic), 4 epochs, on one thread, on which sums
+have one order. It is killed at a random moment after its folder is there, started again, and killed once more, half
+as late.
 """
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +95,56 @@ def train(folder, step, policy):
     print(json.dumps([rows, run.best, weights, sorted(file.name for file in run.folder.iterdir())]))
 
 
+def train_really(folder):
+    """Train a narrow Improved U-Net on practice brains in this process, and print what came of it."""
+    sys.path.insert(0, str(ROOT))
+    import numpy as np
+
+    from helpers import backend, datasets
+    from helpers.recipe import Recipe
+    from helpers.run import Run
+
+    backend.set_up(0, "float32")
+    recipe = Recipe("practice", filters=2, slices=32, validation_slices=8, test_slices=1, epochs=4, batch=4, dropout=0.1)
+    run = Run(folder, recipe, datasets.load(recipe)).train()
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.state["history"]]
+    print(json.dumps([rows, run.best, [np.asarray(w, "float64").sum() for w in run.network().get_weights()]]))
+
+
+def killed_at(folder, moment=None):
+    """(seconds since its folder was there, result or None) of such a training, killed at a moment."""
+    environment = {name: value for name, value in os.environ.items() if name != "OASIS_RUNS"} | {
+        "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-W", "ignore", __file__, "really", folder], stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, text=True, env=environment, cwd=folder)
+    while process.poll() is None and not list(Path(folder).glob("practice-*")):
+        time.sleep(0.05)
+    began = time.monotonic()
+    try:
+        said, _ = process.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return moment, None
+    return time.monotonic() - began, json.loads(said.splitlines()[-1])
+
+
+def moments(n):
+    """How many of n trainings, killed at random moments, end as one that was not."""
+    rng, same = random.Random(0), 0
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, whole = killed_at(folder)
+    for number in range(n):
+        moment = rng.uniform(0, seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            ends = [killed_at(folder, at)[1] for at in (moment, moment / 2, None)]
+        same += ends[-1] == whole
+        said = "the same" if ends[-1] == whole else "ANOTHER RESULT"
+        print(f"killed after {moment:.2f} s of {seconds:.2f}: {said}", flush=True)
+    print(f"{same} of {n} trainings, each killed at two moments, end with the losses, best epoch and weights of the "
+          "uninterrupted run")
+
+
 def result_of(folder, step, policy):
     """(exit code, result or None) of such a training in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "OASIS_RUNS"}  # into `folder`, always
@@ -110,7 +167,11 @@ def survivors(policy, steps, folder):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
+    if sys.argv[1:2] == ["moments"]:
+        moments(int(sys.argv[2]))
+    elif sys.argv[1:2] == ["really"]:
+        train_really(sys.argv[2])
+    elif len(sys.argv) == 4:
         train(sys.argv[1], int(sys.argv[2]), sys.argv[3])
     else:
         total = []

@@ -38,16 +38,16 @@ def measure(recipe, runs, csv):
     rows = pd.read_csv(csv).to_dict("records") if csv.exists() else []
     csv.parent.mkdir(parents=True, exist_ok=True)
     for name, own in points(recipe):
-        if any((row["start"], row["people"], row["seed"]) == (name, own.people, own.seed) for row in rows):
-            continue
         keras.utils.clear_session()
-        print(f"\n{own.people} people, from {name}, {own.slices} slices, {own.epochs} epochs", flush=True)
         brains = datasets.load(own)
-        run = Run(runs, own, brains).train()
-        if not run.finished:
+        run = Run(runs, own, brains)
+        if brains.train.n_subjects < own.people or any(row["run"] == run.name for row in rows):
+            continue
+        print(f"\n{own.people} people, from {name}, {own.slices} slices, {own.epochs} epochs", flush=True)
+        if not run.train().finished:
             raise KeyboardInterrupt
         scores = evaluate.score(brains.test, Predictor(run).labels(brains.test))
-        rows.append({"data": brains.task.title, "start": name, "people": own.people, "seed": own.seed,
+        rows.append({"data": brains.task.title, "run": run.name, "start": name, "people": own.people, "seed": own.seed,
                      "slices": own.slices, "epochs": own.epochs, **scores.pooled,
                      **scores.per_subject.min().add_prefix("worst person, ")})
         pd.DataFrame(rows).round(5).to_csv(csv, index=False)

@@ -194,7 +194,8 @@ def sweep(rounds, settings):
         costs = rounds_of({OURS: ours}, rounds, ["train"])[1]["train", OURS]
         ours.process.communicate()
         for clock, table in found.items():
-            table.loc["{}x{}".format(*shape), batch] = 1000 * median(one[clock] for one in costs) / batch
+            table.loc["{}x{}".format(*shape), batch] = ms = 1000 * median(one[clock] for one in costs) / batch
+            print("{}x{}, batch {}: {:.1f} ms a slice, {}".format(*shape, batch, ms, clock), flush=True)
     for clock, table in found.items():
         per_pixel = table.div([height * width / 1e6 for height, width in SHAPES], axis=0)
         print(f"\ntraining, {clock} time, ms a slice (and a megapixel), by batch:",
