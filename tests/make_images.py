@@ -15,7 +15,7 @@ import pandas as pd
 HERE = Path(__file__).resolve().parent
 MEASURED = HERE / "benchmarks"
 sys.path.insert(0, str(HERE.parent))
-from benchmarks import ingredients  # noqa: E402
+from benchmarks import context, ingredients  # noqa: E402
 
 from helpers import backend, datasets, evaluate, model, show  # noqa: E402
 from helpers.data import TISSUES, Task  # noqa: E402
@@ -44,6 +44,7 @@ def measured():
     people = pd.read_csv(MEASURED / "oasis_people.csv", index_col="subject")
     return {"oasis_curves": show.curves(run),
             "oasis_people": show.boxes(SimpleNamespace(title="OASIS, the task's test", per_subject=people), task),
+            "oasis_context": context.figure(pd.read_csv(MEASURED / "context_oasis.csv")),
             "ingredients": ingredients.figure(pd.read_csv(MEASURED / "ingredients_practice.csv"), "validation")}
 
 
