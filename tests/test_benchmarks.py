@@ -293,13 +293,13 @@ def test_the_learning_curve_goes_on_and_evaluates_no_test_twice(many, tmp_path, 
 
 def test_errors_of_a_context_by_hand(tmp_path):
     counts = np.zeros((2, 4, 4), int)
-    counts[0, 0, 1], counts[1, 1, 0], counts[1, 2, 3], counts[:, 3, 3] = 3, 5, 4, 10
+    counts[0, 0, 1], counts[1, 1, 0], counts[1, 2, 3], counts[:, 3, 3] = 30, 50, 40, 100
     scores = evaluate.Scores("toy", context.NAMES, np.array(["a", "b"]), counts)
     row = context.row_of("mask", scores)
-    assert row["context"] == "mask" and row["background / CSF"] == 4 and row["grey matter / white matter"] == 2
-    assert row["white matter"] == pytest.approx(40 / 44) and row["CSF / grey matter"] == 0
+    assert row["context"] == "mask" and row["background / CSF"] == 40 and row["grey matter / white matter"] == 20
+    assert row["white matter"] == pytest.approx(400 / 440) and row["CSF / grey matter"] == 0
     pd.DataFrame([row | {"context": "none"}, row]).to_csv(tmp_path / "rows.csv", index=False)
     context.main(["--draw", str(tmp_path / "rows.csv"), str(tmp_path / "rows.png")])
     assert (tmp_path / "rows.png").read_bytes()[:4] == b"\x89PNG"
     drawn = context.figure(pd.DataFrame([row])).figure.axes[0]
-    assert [patch.get_width() for patch in drawn.patches] == [4, 2]
+    assert [patch.get_width() for patch in drawn.patches] == [40, 20]

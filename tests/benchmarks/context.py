@@ -48,7 +48,7 @@ def figure(rows):
     """Wrong pixels a slice for each context, stacked by the labels that they are between: a Picture."""
     drawn, axes = show.axes_of(1, 1, 9, 2.6, "OASIS, validation people: wrong pixels a slice")
     ax, left, places = axes[0, 0], np.zeros(len(rows)), range(len(rows))[::-1]
-    shown = [kind for kind in KINDS if rows[kind].max() > 1]
+    shown = [kind for kind in KINDS if rows[kind].max() > 5]
     for kind, colour in zip(shown, ("#999999", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442")):
         ax.barh(places, rows[kind], left=left, color=colour, label=kind)
         left = left + rows[kind]
