@@ -69,7 +69,7 @@ def compare_with_reference(files, pairs):
     for kind in sorted({*states.values()} - {"same"}):
         own = [name for name in states if states[name] == kind]
         said.append(f"{len(own):,} file(s) {kind}, such as {', '.join(own[:3])}")
-    genuine, lacking = not said, {}
+    genuine = not said
     for split, word in FOLDERS.items():
         cases = reference[f"keras_png_slices_{word}"]
         here = Counter(key[0] for key, pair in pairs[split].items() if {states[name] for name in pair} == {"same"})
