@@ -2,7 +2,7 @@
 
 run.json                  the only state: recipe, others, task, box, versions, history, best epoch, {file: checksum};
                           written last
-epoch-012.weights.h5      weights and optimizer of the last whole epoch, and of the best; gone when finished
+epoch-012.keras           weights and optimizer of the last whole epoch, and of the best; gone when finished
 network.keras             when finished: the best epoch's network; `keras.saving.load_model` opens it
 lock                      held while training
 history.csv, results/     for readers, made again from the above at any time, never read
@@ -208,7 +208,7 @@ class Run:
         """Make an epoch part of the run: its weights, then, in one step, the state that names them."""
         rows = [*self.state["history"], row]
         best = max(range(len(rows)), key=lambda k: (*rank(rows[k]), -k))
-        self.write_state(network.save_weights, weights_of(len(rows) - 1), weights_of(best), history=rows, best=best)
+        self.write_state(network.save, weights_of(len(rows) - 1), weights_of(best), history=rows, best=best)
 
     def finish(self):
         """Make the best epoch's network the run's result; the epochs' files go."""
@@ -239,7 +239,7 @@ class Run:
 
     def sweep(self):
         """Remove weights that run.json does not name, as of an epoch that was cut short."""
-        for file in {*self.folder.glob("*.weights.h5"), *self.folder.glob("part-*")}:
+        for file in {*self.folder.glob("epoch-*"), *self.folder.glob("part-*")}:
             if file.name not in self.state["files"]:
                 file.unlink()
 
@@ -258,7 +258,7 @@ class Run:
                     raise RunError(f"{self.folder} is being trained by another process. Wait, or stop it.") from None
             stream.seek(0)
             machine, _, since = stream.read().partition(" ")
-            age = time.time() - float(since or 0)
+            age = max(0, time.time() - float(since)) if since.isdecimal() else STALE  # clocks differ
             if machine not in ("", platform.node()) and age < STALE:
                 raise RunError(f"{self.folder} was being trained on {machine} {train.minutes(age)} ago. If that is over, "
                                f"delete {self.folder / LOCK} and run this again.")
@@ -283,9 +283,13 @@ class Run:
         folder = self.folder / "results" / (f"{recipe.networks}-network{'s' * (recipe.networks > 1)}"
                                             + "-mirrors" * recipe.mirrors + "-largest" * recipe.largest
                                             + f"-{recipe.context}" * bool(recipe.context))
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, content in (thing.files() if name is None else {f"{name}.png": thing.png()}).items():
-            (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for file, content in (thing.files() if name is None else {f"{name}.png": thing.png()}).items():
+                replace_whole(folder / file, lambda part: part.write_bytes(
+                    content if isinstance(content, bytes) else content.encode()))
+        except OSError as error:
+            print(f"This is shown, but not kept: {folder} cannot be written into ({error}).")
         return thing
 
 
@@ -325,7 +329,7 @@ CODE = {part.__name__: code_of(Path(part.__file__).read_bytes()) for part in (mo
 
 def weights_of(epoch):
     """The name of an epoch's file; epochs count from 0, names from 1."""
-    return f"epoch-{epoch + 1:03d}.weights.h5"
+    return f"epoch-{epoch + 1:03d}.keras"
 
 
 def rank(row):

@@ -91,11 +91,11 @@ class Clock(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Start the epoch's clock."""
-        self.began = time.time()
+        self.began = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
         """Print the epoch's line."""
-        logs["seconds"] = round(time.time() - self.began, 2)
+        logs["seconds"] = round(time.perf_counter() - self.began, 2)
         self.taken.append(logs["seconds"])
         left = (self.epochs - epoch - 1) * sum(self.taken) / len(self.taken)
         dice = " / ".join(f"{logs[f'val_dice {name}']:.3f}" for name in self.label_names)

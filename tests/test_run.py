@@ -241,18 +241,18 @@ def test_ties_of_the_worst_label_are_broken_by_the_mean_then_by_the_earlier(tmp_
         made.commit(made.untrained(), {"val_worst dice": worst, "val_dice a": a, "val_dice b": b})
         best.append(made.best)
     assert best == [0, 1, 1, 3, 3]
-    assert {f.name for f in made.folder.glob("*.h5")} == {"epoch-004.weights.h5", "epoch-005.weights.h5"}
+    assert {f.name for f in made.folder.glob("epoch-*")} == {"epoch-004.keras", "epoch-005.keras"}
 
 
 @pytest.mark.parametrize("damage", ["cut short", "missing"])
 def test_weights_that_are_damaged_or_missing_are_refused(finished, tmp_path, damage):
     broken = shutil.copytree(finished.folder, tmp_path / finished.folder.name)
     half = made_by_hand(tmp_path / "half", finish=False, build=tiny)
-    for file in (broken / "network.keras", half.folder / "epoch-001.weights.h5"):
+    for file in (broken / "network.keras", half.folder / "epoch-001.keras"):
         file.write_bytes(file.read_bytes()[:-1]) if damage == "cut short" else file.unlink()
     with pytest.raises(RunError, match="network.keras is missing or damaged. Put it back, or delete the folder"):
         run_of(tmp_path).network()
-    with pytest.raises(RunError, match="epoch-001.weights.h5 is missing or damaged"):
+    with pytest.raises(RunError, match="epoch-001.keras is missing or damaged"):
         Run(tmp_path / "half", half.recipe, toy(), tiny).train()
 
 
