@@ -3,13 +3,14 @@
     python -m helpers.scan RUN SCAN...
 
 RUN is the folder of a finished run, such as runs/practice-3f9c2a; neither the notebook nor the training data is needed.
-SCAN is a volume of a head (.nii, .nii.gz, or .hdr with .img), or an 8-bit picture that lies as the training slices do.
+SCAN is a volume of a head (.nii, .nii.gz, or .hdr with .img), an 8-bit picture that lies as the training slices do, or a
+folder: of all scans below it. What is already done there is not done again.
 
 Written: RUN/results/NAME-CODE_labels.nii.gz for a volume, .hdr with .img for one that is such a pair, .png for a
 picture. CODE stands for the scan's content, so that scans of one name keep their masks apart. A volume's mask holds
 0 background, 1 CSF, 2 grey matter, 3 white matter; a picture's holds the labels' greys. Printed: how much there is of
 each label, and Dice where true labels lie beside a volume, as NAME_seg with the same ending; without them nobody can
-tell it.
+tell it. Of a folder, this goes into a table, RUN/results/FOLDER.csv, a row a scan; only what is wrong is printed.
 
 Exit status: 0 where nothing speaks against any mask; 1 where a file could not be used, or a line above a table says
 what is wrong with its mask; 2 where SCAN is not given.
@@ -18,8 +19,9 @@ what is wrong with its mask; 2 where SCAN is not given.
 import re
 import sys
 from argparse import ArgumentParser, RawTextHelpFormatter
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -27,19 +29,22 @@ import numpy as np
 import pandas as pd
 from nibabel.processing import resample_from_to, resample_to_output
 from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import track
 from scipy import ndimage
 
 from helpers import backend, run
 from helpers.data import Box, DataError, Shown, Split
 from helpers.datasets import practice
-from helpers.datasets.files import digest, open_picture
+from helpers.datasets.files import below, digest, open_picture, replace_whole
 from helpers.datasets.volumes import (check_greys, check_pair, frame_corner, framed, has_orientation, read_volume,
                                       to_greys)
-from helpers.evaluate import dice
+from helpers.evaluate import confusion, ratio
 from helpers.predict import Predictor, largest_component
 from helpers.recipe import UserError
 
 VOLUME = re.compile(r"(.+?)\.(nii|nii\.gz|hdr|img)", re.IGNORECASE)  # a volume's file name
+SCANS = re.compile(r".+?(?<!_seg)(?<!_mask)(?<!_labels)\.(nii|nii\.gz|hdr|png|jpe?g|tiff?|bmp)", re.IGNORECASE)  # in a folder
 # Darker than the share AIR of a scan's brightest grey, and not enclosed by brighter tissue, is air; of the labels that
 # share may lie there. Of true labels, at most: IBSR 0.01, OASIS 0.005, stripped practice brains 0.07; dim nuclei 0.31.
 AIR, IN_VOLUME, IN_PICTURE = 0.1, 0.05, 0.5
@@ -116,26 +121,33 @@ def of_volume(predictor, file, folder):
     images = framed(greys, corner, predictor.frame)[..., None]
     maps, found = predict(predictor, file, images)
     place = upright.affine @ nib.affines.from_matvec(np.eye(3), [*corner, 0])
-    grids = (nib.Nifti1Image(np.moveaxis(maps[..., k], 0, 2), place) for k in range(n_labels))
-    labels, best = np.zeros(volume.shape, np.uint8), np.full(volume.shape, -1, np.float32)
-    for k, grid in enumerate(grids):  # one label's probabilities in memory at a time
-        chance = np.asarray(resample_from_to(grid, volume, order=1, cval=float(k == 0)).dataobj, np.float32)
-        labels[chance > best] = k
-        np.maximum(best, chance, out=best)
+    labels = on_grid(maps, place, volume)
     name, ending = VOLUME.fullmatch(file.name).groups()
     pair = ending.lower() in ("hdr", "img")
-    written = folder / f"{name}-{digest(np.ascontiguousarray(volume.dataobj))}_labels.{'hdr' if pair else 'nii.gz'}"
+    written = folder / f"{name}-{digest(np.asarray(volume.dataobj).ravel('K'))}_labels.{'hdr' if pair else 'nii.gz'}"
     write_like(file, labels, written)
-    voxels = np.bincount(labels.ravel(), minlength=n_labels)
+    voxels = np.array([np.count_nonzero(labels == k) for k in range(n_labels)])
     millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
     table = pd.DataFrame({"in the mask": range(n_labels), "voxels": voxels, "millilitres": millilitres.round(1)},
                          task.names)
     if (true := file.with_name(f"{name}_seg.{ending}")).exists():
         check_pair(volume, truth := read_volume(true, numbers=1), file.name, true.name)
-        table["Dice on the scan's own grid"] = dice(truth.get_fdata().astype(int), labels, n_labels).round(4)
+        counts = sum(map(partial(confusion, n_labels=n_labels), truth.dataobj, labels))  # plane by plane
+        table["Dice on the scan's own grid"] = ratio("Dice", counts).round(4)
     least = LEAST if min(nib.affines.voxel_sizes(volume.affine) * volume.shape) >= HEAD else 0
     note = "" if has_orientation(volume) else ". No orientation is stored: it was read as axial; look at the picture"
     return ScanLabels(found, written, table, warning(found, IN_VOLUME, millilitres / 1000, least, predictor.box), note)
+
+
+def on_grid(maps, place, volume):
+    """The most probable label, uint8, at each voxel of a volume, of maps (n, H, W, L) of slices that lie at `place`."""
+    labels, best = np.zeros(volume.shape, np.uint8), np.full(volume.shape, -1, np.float32)
+    for k in range(maps.shape[-1]):  # one label's probabilities in memory at a time
+        grid = nib.Nifti1Image(np.moveaxis(maps[..., k], 0, 2), place)
+        chance = np.asarray(resample_from_to(grid, volume, order=1, cval=float(k == 0)).dataobj, np.float32)
+        labels[chance > best] = k
+        np.maximum(best, chance, out=best)
+    return labels
 
 
 def write_like(file, labels, written):
@@ -214,6 +226,43 @@ def read_picture(file, mode):
     return np.array(ImageOps.exif_transpose(image).convert(mode))
 
 
+def of_folder(predictor, folder, results):
+    """Segment every scan below a folder; a table of them in `results`, written as it grows; whether nothing was wrong.
+
+    A scan whose row is there, and whose mask is newer than the scan and the run, is not segmented again.
+    """
+    table, run_file = results / f"{folder.resolve().name}.csv", results.parent / run.STATE
+    files = {str(file.relative_to(folder)): file for file in sorted(below(folder))
+             if SCANS.fullmatch(file.name) and results.parent.resolve() not in file.resolve().parents}
+    if not files:
+        raise DataError(f"No scan (.nii, .nii.gz, .hdr, .png) is below {folder}.")
+    names, kinds = predictor.task.names, ("millilitres", "% of the picture", "Dice")
+    columns = ["scan", "mask", "problem", *(f"{name}, {kind}" for kind in kinds for name in names)]
+    done = pd.DataFrame(columns=columns)
+    with suppress(OSError, ValueError):  # not there, or damaged
+        done = pd.read_csv(table, dtype=str, on_bad_lines="skip").reindex(columns=columns)
+    done = done[np.array([name in files and isinstance(mask, str) and (results / mask).exists() and (
+        results / mask).stat().st_mtime > max(files[name].stat().st_mtime, run_file.stat().st_mtime)
+        for name, mask in zip(done["scan"], done["mask"])], bool)]
+    results.mkdir(exist_ok=True)
+    replace_whole(table, lambda part: done.to_csv(part, index=False))
+    print(f"{len(files)} scans, {len(done)} of them done before; the table is {table}", flush=True)
+    for name in track(sorted({*files} - {*done["scan"]}), "Segmenting", console=Console(stderr=True)):
+        try:
+            found = segment(predictor, files[name], results)
+            row = {"mask": found.file.name, "problem": found.warning}
+            for kind in kinds:
+                row |= {f"{label}, {kind}": value for column in found.table if column.startswith(kind)
+                        for label, value in found.table[column].items()}
+        except UserError as error:
+            row = {"problem": str(error)}
+        with table.open("a") as stream:
+            pd.DataFrame([row | {"scan": name}]).reindex(columns=columns).to_csv(stream, header=False, index=False)
+    wrong = pd.read_csv(table).dropna(subset="problem")
+    print(*(f"{name}: {problem}" for name, problem in zip(wrong["scan"], wrong["problem"])), sep="\n", file=sys.stderr)
+    return wrong.empty
+
+
 def main(words):
     """Segment the scans named on a command line; the exit status."""
     parser = ArgumentParser("python -m helpers.scan", description=__doc__, formatter_class=RawTextHelpFormatter)
@@ -229,9 +278,12 @@ def main(words):
         raise SystemExit(f"{error} Give one of the finished runs in it: {below}." if below else str(error)) from None
     for file in given.SCAN:
         try:
+            if Path(file).expanduser().is_dir():
+                failed |= not of_folder(predictor, Path(file).expanduser(), given.RUN / "results")
+                continue
             print(found := segment(predictor, file, given.RUN / "results"), "\n", flush=True)
             failed |= bool(found.warning)
-        except UserError as error:
+        except (UserError, OSError) as error:
             failed = True
             print(error, file=sys.stderr, flush=True)
     return int(failed)

@@ -85,7 +85,7 @@ def test_lines_of_code_by_hand():
 
 
 def test_helpers_are_small():
-    assert sum(map(lines_of_code, MODULES.values())) <= 2420
+    assert sum(map(lines_of_code, MODULES.values())) <= 2540
 
 
 def test_functions_are_short_and_take_few_arguments():

@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
 from PIL import Image
@@ -157,6 +159,24 @@ class Brain(ByGrey):
 
     def predict_on_batch(self, images):
         return np.eye(4, dtype=np.float32)[np.full(images.shape[:3], 3)]
+
+
+def test_a_large_scan_takes_at_most_16_bytes_a_voxel(tmp_path):
+    """Beyond what its slices of 1 mm take, which is the same whatever its voxels' size; with true labels beside it."""
+    peaks, voxels = [], []
+    for n in (40, 200):
+        labels = np.zeros((n, n, n), np.uint8)
+        labels[n // 8:-n // 8, n // 8:-n // 8, n // 8:-n // 8] = 3
+        affine = np.diag([50 / n, 50 / n, 50 / n, 1])
+        nib.save(nib.Nifti1Image(labels * 100, affine), tmp_path / f"{n}.nii")
+        nib.save(nib.Nifti1Image(labels.astype(np.float32), affine), tmp_path / f"{n}_seg.nii")
+        tracemalloc.start()
+        found = scan.segment(brains(), tmp_path / f"{n}.nii", tmp_path / "run")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        voxels.append(labels.size)
+        assert found.table.filter(like="Dice")["Dice on the scan's own grid"]["white matter"] > 0.85
+    assert np.diff(peaks)[0] < 16 * np.diff(voxels)[0]
 
 
 def test_empty_slices_are_background_and_labels_in_the_void_are_doubted(tmp_path):
@@ -489,3 +509,71 @@ def test_a_folder_that_is_no_run_is_refused_and_the_runs_in_it_are_named(monkeyp
             (tmp_path / "runs" / name / file).touch()
     with pytest.raises(SystemExit, match="no run.json. Give one of the finished runs in it: lgg-1, practice-2.$"):
         scan.main([str(tmp_path / "runs"), "scan.nii"])
+
+
+def a_folder(tmp_path):
+    """A folder of two scans in subfolders, one with true labels, a picture, a file that is no scan, and others."""
+    folder = tmp_path / "clinic"
+    (folder / "deeper").mkdir(parents=True)
+    image, labels = head()
+    nib.save(image, folder / "a.nii.gz")
+    nib.save(labels, folder / "a_seg.nii.gz")
+    nib.save(nib.AnalyzeImage(np.asarray(image.dataobj) * 2, None), folder / "deeper" / "a.hdr")
+    Image.fromarray(np.full((64, 64), 170, np.uint8)).save(folder / "slice.png")
+    (folder / "bad.nii").write_text("not a scan")
+    (folder / "notes.txt").write_text("none either")
+    return folder
+
+
+def test_a_folder_is_segmented_scan_by_scan_into_a_table(tmp_path, capsys):
+    folder, results = a_folder(tmp_path), tmp_path / "run" / "results"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("")
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert not scan.of_folder(brains(), folder, results)
+    said, wrong = capsys.readouterr()
+    table = pd.read_csv(results / "clinic.csv").set_index("scan")
+    assert sorted(table.index) == ["a.nii.gz", "bad.nii", "deeper/a.hdr", "slice.png"] and "4 scans, 0 of them" in said
+    assert table.loc["a.nii.gz"].filter(like="Dice").tolist() == [1, 1, 1, 1]
+    alone = scan.segment(brains(), folder / "a.nii.gz", tmp_path).table["millilitres"]
+    assert table.loc["a.nii.gz"].filter(like="millilitres").tolist() == alone.tolist()
+    assert table.loc["slice.png", "grey matter, % of the picture"] == round(100 * 176 * 208 / 256**2, 2)  # the box
+    assert re.search("bad.nii: bad.nii is not a readable volume", wrong) and "not a readable" in table.loc["bad.nii", "problem"]
+    assert all((results / mask).exists() for mask in table["mask"].dropna()) and table["mask"].count() == 3
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_a_folder_started_again_goes_on_with_what_is_missing(tmp_path, monkeypatch, capsys):
+    folder, results = a_folder(tmp_path), tmp_path / "run" / "results"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("")
+    scan.of_folder(brains(), folder, results)
+    whole, asked, segment = (results / "clinic.csv").read_text(), [], scan.segment
+    monkeypatch.setattr(scan, "segment", lambda predictor, file, to: asked.append(file.name) or segment(predictor, file, to))
+
+    def again(*wanted):
+        """Start again: these are segmented, and the table is the same."""
+        asked.clear()
+        scan.of_folder(brains(), folder, results)
+        assert sorted(asked) == sorted(wanted)
+        assert sorted((results / "clinic.csv").read_text().splitlines()) == sorted(whole.splitlines())
+
+    again("bad.nii")
+    next(results.glob("slice-*")).unlink()
+    again("bad.nii", "slice.png")
+    (results / "clinic.csv").write_text(whole[:whole.rindex("slice.png") + 20])  # killed while a row was written
+    again("bad.nii", "slice.png")
+    later = os.stat(next(results.glob("slice-*"))).st_mtime + 9
+    os.utime(folder / "slice.png", (later, later))
+    asked.clear()
+    scan.of_folder(brains(), folder, results)
+    assert sorted(asked) == ["bad.nii", "slice.png"]
+    os.utime(tmp_path / "run" / "run.json", (later, later))  # it predicts otherwise now
+    asked.clear()
+    scan.of_folder(brains(), folder, results)
+    assert len(asked) == 4
+    (results / "clinic.csv").write_bytes(b"\xff\x00")
+    scan.of_folder(brains(), folder, results)
+    assert len(pd.read_csv(results / "clinic.csv")) == 4
+    with pytest.raises(DataError, match="No scan .* is below"):
+        scan.of_folder(brains(), results.parent, results)  # what a run wrote is no scan

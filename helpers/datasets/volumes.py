@@ -99,7 +99,8 @@ def read_volume(file, numbers=0, axial=False):
                         "not a number. Export it again, or write 0 there.")
     array = np.nan_to_num(array, copy=False, posinf=0, neginf=0)
     if numbers == 1:  # labels, perhaps computed with, such as 2.9999998
-        array = np.where(abs(np.round(array) - array) < 0.001, np.round(array), array)
+        for plane in array:
+            np.copyto(plane, np.round(plane), where=abs(np.round(plane) - plane) < 0.001)
     made = nib.Nifti1Image(array, image.affine)
     with suppress(nib.spatialimages.HeaderDataError, AttributeError):  # not NIfTI, or half of its header damaged
         made.set_sform(*image.get_sform(coded=True), update_affine=False)
