@@ -5,11 +5,14 @@ import os
 import platform
 import sys
 import tempfile
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from helpers.recipe import UserError
 
 CPU_FLAGS = Path("/proc/cpuinfo")
+PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"  # the names that `keras.distribution.initialize` reads
+PATIENCE = 30  # seconds without a sign of life, after which another process is given up
 
 
 def import_quietly():
@@ -38,7 +41,22 @@ def import_quietly():
     return keras
 
 
+def join():
+    """Join the processes that the environment names as `keras.distribution.initialize` does; all train one network."""
+    try:
+        import jax
+        jax.distributed.initialize(
+            os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES"), int(os.environ[PROCESSES]),
+            int(os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", 0)), initialization_timeout=PATIENCE,
+            heartbeat_timeout_seconds=PATIENCE)
+    except (ImportError, ValueError, RuntimeError) as error:
+        raise UserError(f"The {os.environ[PROCESSES]} processes did not find each other ({error}). All need "
+                        "KERAS_BACKEND=jax, one KERAS_DISTRIBUTION_JOB_ADDRESSES and numbers from 0.") from error
+
+
 keras = import_quietly()
+if PROCESSES in os.environ:
+    join()  # before anything is computed
 
 
 def set_up(seed=0, precision=None):
@@ -50,6 +68,39 @@ def set_up(seed=0, precision=None):
           f"precision: {precision or best}")
     if device == "CPU":
         print("No GPU found: training is sized for a processor. In Colab: Runtime > Change runtime type > T4 GPU.")
+
+
+def processes():
+    """Number of this process, from 0, and how many train together."""
+    if keras.config.backend() != "jax":
+        return 0, 1
+    import jax
+    return jax.process_index(), jax.process_count()
+
+
+def shared(devices, batch):
+    """Two contexts, to make a network in and to train it in, so that devices share each batch; UserError if they cannot."""
+    if devices == 1 and processes()[1] == 1:
+        return nullcontext(), nullcontext()
+    found = keras.distribution.list_devices()
+    if devices > len(found) or devices < len(found) and processes()[1] > 1:
+        raise UserError(f"devices is {devices}; here are {len(found)}: {', '.join(found)}.")
+    if batch % devices:
+        raise UserError(f"batch is {batch}; {devices} devices share a multiple of {devices}.")
+    if keras.config.backend() == "jax":
+        share = keras.distribution.DataParallel(devices=found[:devices], auto_shard_dataset=False)
+        return share.scope(), share.scope()
+    import tensorflow as tf
+    return tf.distribute.MirroredStrategy([name.upper() for name in found[:devices]]).scope(), nullcontext()
+
+
+@contextmanager
+def alone():
+    """Inside, what is computed is computed by this process on one device, whatever is shared around it."""
+    around = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    yield
+    keras.distribution.set_distribution(around)
 
 
 def version():

@@ -118,14 +118,14 @@ class Box:
         """Whether pictures (N, H, W, ...) have nothing but zeros outside the box."""
         return np.count_nonzero(self.cut(pictures)) == np.count_nonzero(pictures)
 
-    def cut(self, pictures):
+    def cut(self, pictures, pad=np.pad):
         """The box of pictures (N, H, W, ...): (N, height, width, ...), zeros where it reaches beyond the frame."""
         inside, beyond = [np.s_[:]], [(0, 0)] * pictures.ndim
         for axis, (start, size) in enumerate(((self.top, self.height), (self.left, self.width)), 1):
             inside.append(np.s_[max(start, 0):max(start + size, 0)])
             beyond[axis] = max(-start, 0), max(start + size - pictures.shape[axis], 0)
         pictures = pictures[tuple(inside)]
-        return np.pad(pictures, beyond) if np.any(beyond) else pictures  # without a copy, where it can
+        return pad(pictures, beyond) if np.any(beyond) else pictures  # without a copy, where it can
 
     def paste(self, parts, frame):
         """What lies in the box, (N, height, width, ...), brought back into new frames (N, H, W, ...) of zeros."""

@@ -9,7 +9,8 @@ import numpy as np
 from helpers.backend import has_gpu, keras
 
 layers, ops = keras.layers, keras.ops
-if FASTER := keras.config.backend() == "tensorflow" and not has_gpu():
+FASTER = keras.config.backend() == "tensorflow" and not has_gpu()
+if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
 
@@ -62,6 +63,14 @@ class QuickAdamW(keras.optimizers.AdamW):
             epsilon=self.epsilon, grad=gradient)
 
 
+class SharedAdamW(keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW` of several devices, whose gradients are added up before they are clipped."""
+
+    def _clip_gradients(self, grads):
+        n = over_devices(ops.ones(()))  # Keras adds up what is clipped once more
+        return [grad / n for grad in super()._clip_gradients([over_devices(grad) for grad in grads])]
+
+
 class FixedBatch(keras.Model):
     """A network that is told in training how many slices a batch has; `fit` does not say so."""
 
@@ -74,6 +83,12 @@ class FixedBatch(keras.Model):
 
 
 AdamW = QuickAdamW if FASTER else keras.optimizers.AdamW
+
+
+def over_devices(sums):
+    """Sums over a device's part of a batch, summed over all devices; JAX does so by itself."""
+    here = keras.config.backend() == "tensorflow" and tf.distribute.get_replica_context()
+    return here.all_reduce("SUM", sums) if here and here.num_replicas_in_sync > 1 else sums
 
 
 def quick(network):

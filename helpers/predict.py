@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import numpy as np
-from scipy import ndimage, stats
+from scipy import stats
 
 from helpers import fast
 from helpers.backend import keras
@@ -17,13 +17,13 @@ ENOUGH = 10  # training people, to say where tissue is at a position
 
 
 class Predictor:
-    """Everything that decides a label: networks, mirror images, box, size, largest component, context.
+    """Everything that decides a label: networks, mirror images, box, size, context.
 
     `Predictor(run, ...)` takes the recipe of the first run; a run with `others` brings these along. Of a network it
     asks for `predict_on_batch` only. `context`, "" for none, is used where positions are known: for the labels of a Split.
     """
 
-    def __init__(self, *runs, mirrors=None, largest=None, context=None):
+    def __init__(self, *runs, mirrors=None, context=None):
         first = runs[0]
         runs = [one for run in runs for one in (run, *run.others)]
         kinds = [dict(labels=run.task.labels, box=run.box, frame=run.frame, channels=run.channels,
@@ -34,7 +34,8 @@ class Predictor:
         self.networks = [run.network() for run in runs]
         self.task, self.box, self.frame, self.channels = first.task, first.box, first.frame, first.channels
         self.mirrors = self.task.mirrors if (first.recipe.mirrors if mirrors is None else mirrors) else ()
-        self.size, self.largest = first.recipe.size, first.recipe.largest if largest is None else largest
+        self.ways = [axes for n in range(len(self.mirrors) + 1) for axes in combinations(self.mirrors, n)]
+        self.size = first.recipe.size
         self.context, self.run, self.tissue = str((first.recipe.context if context is None else context) or ""), first, {}
 
     @classmethod
@@ -63,8 +64,7 @@ class Predictor:
         for own in groups:
             found = self.in_box(images[own])
             parts[own] = (self.in_context(found, split.positions[own]) if in_context else found).argmax(-1)
-        labels = self.box.paste(parts, images.shape[1:3])
-        return largest_component(labels, split.subjects) if self.largest and images is not split else labels
+        return self.box.paste(parts, images.shape[1:3])
 
     def learn_tissue(self):
         """Where training people have tissue, at each position that enough of them have slices of."""
@@ -108,29 +108,12 @@ class Predictor:
         shape = self.box.seen(self.size)
         if shape != self.box.shape:
             cut = np.stack([shrink(image, shape) for image in cut])
-        ways = [axes for n in range(len(self.mirrors) + 1) for axes in combinations(self.mirrors, n)]
         total = sum(np.flip(fast.probabilities(network, np.flip(cut, axes), BATCH), axes)
-                    for network in self.networks for axes in ways)
-        mean = total / (len(ways) * len(self.networks))
+                    for network in self.networks for axes in self.ways)
+        mean = total / (len(self.ways) * len(self.networks))
         if shape != self.box.shape:
             mean = keras.ops.convert_to_numpy(keras.ops.image.resize(mean, self.box.shape, "bilinear"))
         return np.asarray(mean, np.float32)
-
-
-def largest_component(labels, subjects):
-    """Labels (N, H, W) of which only the largest connected component of each subject's foreground is left.
-
-    A subject's slices are stacked in their order; pixels touch across faces, edges and corners. For what comes in one
-    piece, such as a tumour; not for tissues or cells.
-    """
-    kept = np.zeros_like(labels)
-    for subject in np.unique(subjects):
-        own = np.flatnonzero(subjects == subject)
-        pieces, n = ndimage.label(labels[own] > 0, np.ones((3, 3, 3)))
-        if n:
-            largest = 1 + np.bincount(pieces.ravel())[1:].argmax()
-            kept[own] = np.where(pieces == largest, labels[own], 0)
-    return kept
 
 
 def entropy(probabilities):

@@ -20,14 +20,14 @@ class Batches(keras.utils.PyDataset):
 
     `shuffle` puts slices in a new order each epoch and leaves a short last batch out; `augment` is the share of slices
     that `augment` below rotates, scales and shifts too, or None for no augmentation; `oversample` is how often an
-    epoch has each picture of the rarer background. Every batch has a random generator of its own, made from seed,
-    epoch and position, so threads cannot change the result.
+    epoch has each picture of the rarer background; `part` is this process's number and how many share each batch. Every
+    batch has a random generator of its own, made from seed, epoch and position, so threads cannot change the result.
     """
 
-    def __init__(self, split, batch_size, augment=None, shuffle=False, seed=0, oversample=1, **options):
+    def __init__(self, split, batch_size, augment=None, shuffle=False, seed=0, oversample=1, part=(0, 1), **options):
         super().__init__(**options)
         self.split, self.batch_size, self.augment, self.shuffle = split, batch_size, augment, shuffle
-        self.seed, self.epoch = seed, 0
+        self.seed, self.epoch, self.part = seed, 0, part
         self.order = np.arange(len(split))
         if oversample > 1:
             self.order = self.order.repeat(np.where(rarer_background(split.images), oversample, 1))
@@ -46,7 +46,8 @@ class Batches(keras.utils.PyDataset):
         if self.augment is not None:
             rng = np.random.default_rng([self.seed, self.epoch, index])
             images, labels = augment(images, labels, rng, self.split.task.mirrors, self.augment)
-        return images, labels
+        own = slice(self.part[0], None, self.part[1])
+        return images[own], labels[own]
 
     def on_epoch_end(self):
         """Let the next epoch shuffle and augment differently."""

@@ -64,10 +64,10 @@ class Recipe:
                         "a finished run", str, none="random")
     seed: int = option(0, "fixes everything random", int, 0, 2**31)
     mirrors: bool = option(True, "average the prediction with those of mirror images", bool, stage="prediction")
-    largest: bool = option(False, "keep the largest connected component only", bool, stage="prediction")
     context: str = option(None, "what is known beside the slice: mask, where all training people have background at its "
                           "position, and where none; neighbours, what the slices before and after probably are", str,
                           none="none", choices=("mask", "neighbours", "mask+neighbours"), stage="prediction")
+    devices: int = option(1, "devices that share every batch", int, 1, 4096)
     networks: int = option(1, "networks of successive seeds that are averaged", int, 1, 100, stage="prediction")
     reasons: dict = field(default_factory=dict, compare=False)  # option -> who chose its value
 
@@ -151,14 +151,14 @@ MACHINES = {"processor": dict(slices=640, validation_slices=280, epochs=8, batch
 SETS = {
     "practice": dict(both=dict(dropout=0.1), processor=dict(slices=224, validation_slices=64, epochs=4)),
     "varied": dict(both=dict(dropout=0.1, augment=0.7), processor=dict(slices=400, validation_slices=96, epochs=8)),
-    "oasis": dict(processor=dict(slices=4832, epochs=4, batch=4), lacks=("oversample", "largest"),
+    "oasis": dict(processor=dict(slices=4832, epochs=4, batch=4), lacks=("oversample",),
                   data="the folder or zip of the course's slices (keras_png_slices_data.zip), or unpacked OASIS-1 discs"),
     "volumes": dict(both=dict(epochs=24, batch=8, start="varied"), data="a folder of NAME.nii.gz with NAME_seg.nii.gz"),
     "lgg": dict(both=dict(epochs=24, batch=8, augment=0.7), processor=dict(size=128),
                 lacks=("oversample", "start", "context"),
                 data="Kaggle's zip or folder kaggle_3m (kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation)"),
     "nuclei": dict(both=dict(epochs=37, batch=4, learning_rate=2e-3, augment=0.7, oversample=3),
-                   lacks=("people", "largest", "start", "context"),
+                   lacks=("people", "start", "context"),
                    data="the folder or zip of stage1_train (bbbc.broadinstitute.org/BBBC038)"),
 }
 
@@ -171,7 +171,7 @@ def refuse(sentences):
 
 def lacks(dataset):
     """The options that mean nothing for a data set; brains are alike, and come in many pieces."""
-    return SETS.get(str(dataset), {}).get("lacks", ("oversample", "largest", "context"))
+    return SETS.get(str(dataset), {}).get("lacks", ("oversample", "context"))
 
 
 def nearest(word, words):

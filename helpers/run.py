@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import astuple
 from pathlib import Path
 
@@ -128,12 +128,13 @@ class Run:
             raise RunError(f"{file} is missing or damaged. Put it back, or delete the folder to train anew.")
         if name == NETWORK and self.dataset is None:  # the code may be another than it was trained by
             return fast.quick(keras.saving.load_model(file, compile=False))
-        network = self.untrained() if name == NETWORK else into or fast.quick(self.untrained())
+        stock = name == NETWORK or self.recipe.devices > 1
+        network = into or (self.untrained() if stock else fast.quick(self.untrained()))
         try:
             network.load_weights(file)
         except OSError as error:
             raise RunError(f"{file} cannot be read ({error}). Is it open in another program?") from error
-        return fast.quick(network) if name == NETWORK else network
+        return fast.quick(network) if stock and not into else network
 
     def train(self, progress=None):
         """Train what is left, and return the run. `progress(run, network)` is called after each epoch and at the end.
@@ -148,11 +149,11 @@ class Run:
                     print(f"{run.folder} is already trained.")
                 else:
                     run.folder.mkdir(parents=True, exist_ok=True)
-                    with run.locked() as renew:
+                    with nullcontext(lambda: None) if backend.processes()[0] else run.locked() as renew:
                         run.adopt(read_state(run.folder) or run.state)
                         if not run.finished:  # by another process, meanwhile
                             run.train_rest(progress, renew)
-                asked = {name: vars(self.recipe)[name] for name in ("mirrors", "largest", "context", "networks")}
+                asked = {name: vars(self.recipe)[name] for name in ("mirrors", "context", "networks")}
                 how = {"recipe": run.state["recipe"] | asked, "others": [other.name for other in self.others]}
                 if run is self and run.finished and run.state | how != run.state:
                     run.put(**how)  # so that the folder alone predicts as it was last asked to
@@ -175,30 +176,38 @@ class Run:
         seen = [split.seen(self.box, recipe.size) for split in (self.dataset.train, self.dataset.validation)]
         batch = min(recipe.batch, len(seen[0]))
         batches = preprocess.Batches(seen[0], batch, recipe.augment, shuffle=True, seed=recipe.seed,
-                                     oversample=recipe.oversample, workers=min(4, os.cpu_count() or 1))
-        batches.epoch, network = done, fast.quick(self.untrained())
-        network.batch = batch
+                                     oversample=recipe.oversample, part=backend.processes(),
+                                     workers=min(4, os.cpu_count() or 1))
+        making, training = backend.shared(recipe.devices, batch)
+        with making:
+            network = self.untrained() if recipe.devices > 1 else fast.quick(self.untrained())
+            network.batch, batches.epoch = batch, done
+            train.prepare(network, recipe, len(batches))
+        told = fast.quick(self.untrained()) if recipe.devices > 1 else None
         if not done and self.start:
             load_start(network, self.start)
-        train.prepare(network, recipe, len(batches))
         if done:
             self.load(weights_of(done - 1), network)
             print(f"Going on after epoch {done} of {recipe.epochs}.")
-        if keras.config.backend() != "tensorflow":
-            # `fit` would peek at a batch, and leave others for the first epoch
-            network.test_on_batch(seen[0].images[:batch], seen[0].labels[:batch])
-        callbacks = [keras.callbacks.TerminateOnNaN(), train.Validation(seen[1], batch, train.LOSSES[recipe.loss]),
-                     train.Clock(recipe.epochs, self.task.names), Keeper(self, progress, renew)]
+        callbacks = [keras.callbacks.TerminateOnNaN(), train.Validation(seen[1], batch, train.LOSSES[recipe.loss], told),
+                     train.Clock(recipe.epochs, self.task.names), Keeper(self, progress, renew, told)]
         try:
-            if done < recipe.epochs:
-                network.fit(batches, epochs=recipe.epochs, initial_epoch=done, shuffle=False, verbose=0,
-                            callbacks=callbacks)
+            with training:
+                if keras.config.backend() != "tensorflow":
+                    # `fit` would peek at a batch, and leave others for the first epoch
+                    network.test_on_batch(seen[0].images[:batch], seen[0].labels[:batch])
+                if done < recipe.epochs:
+                    network.fit(batches, epochs=recipe.epochs, initial_epoch=done, shuffle=False, verbose=0,
+                                callbacks=callbacks)
             self.finish()
         except KeyboardInterrupt:
             if self.best is None:
                 raise
             print(f"Stopped: the best weights so far are kept. Run this again to go on, up to {recipe.epochs} epochs.")
         except Exception as error:  # each backend has its own
+            if backend.processes()[1] > 1 and not isinstance(error, UserError):
+                raise RunError(f"Another process of this training no longer answers ({error}). Whole epochs are kept: start "
+                               "all of them again.") from error
             if not FULL.search(f"{type(error).__name__} {error}"):
                 raise
             raise RunError(f"A batch of {batch} slices does not fit into this device's memory. Set batch={batch // 2 or 1}"
@@ -212,6 +221,10 @@ class Run:
 
     def finish(self):
         """Make the best epoch's network the run's result; the epochs' files go."""
+        if backend.processes()[0]:
+            while not (read_state(self.folder) or self.state)["finished"]:
+                time.sleep(1)
+            return self.adopt(read_state(self.folder))
         network, policy = self.network(), keras.mixed_precision.dtype_policy()
         keras.mixed_precision.set_dtype_policy("float32")  # so that it opens, and computes alike, on any machine
         try:
@@ -224,6 +237,8 @@ class Run:
 
     def write_state(self, save, name, *kept, **news):
         """Write a file under a name that nobody knows yet; then commit the state that names it and those `kept`."""
+        if backend.processes()[0]:
+            return self.adopt(self.state | news)
         replace_whole(self.folder / name, save)
         sums = self.state["files"] | {name: digest((self.folder / name).read_bytes())}
         self.put(**news, files={file: sums[file] for file in {name, *kept}})
@@ -231,6 +246,8 @@ class Run:
     def put(self, **news):
         """The commit: run.json in one step. Then remove weights that it no longer names, and write history.csv."""
         new = self.state | news
+        if backend.processes()[0]:
+            return self.adopt(new)
         replace_whole(self.folder / STATE, lambda part: part.write_text(json.dumps(new, indent=1)))
         self.adopt(new)
         self.sweep()
@@ -240,7 +257,7 @@ class Run:
     def sweep(self):
         """Remove weights that run.json does not name, as of an epoch that was cut short."""
         for file in {*self.folder.glob("epoch-*"), *self.folder.glob("part-*")}:
-            if file.name not in self.state["files"]:
+            if file.name not in self.state["files"] and not backend.processes()[0]:
                 file.unlink()
 
     def summary(self):
@@ -274,15 +291,18 @@ class Run:
             finally:
                 stream.truncate(0)
 
-    def keep(self, thing, name=None):
-        """Write a picture, or what has `files()`, below results/, and return it to be shown.
-
-        Results of other options of prediction lie in folders of their own.
-        """
+    @property
+    def results(self):
+        """The folder of what was found on the test; results of other options of prediction lie in folders of their own."""
         recipe = self.recipe
-        folder = self.folder / "results" / (f"{recipe.networks}-network{'s' * (recipe.networks > 1)}"
-                                            + "-mirrors" * recipe.mirrors + "-largest" * recipe.largest
-                                            + f"-{recipe.context}" * bool(recipe.context))
+        return self.folder / "results" / (f"{recipe.networks}-network{'s' * (recipe.networks > 1)}"
+                                          + "-mirrors" * recipe.mirrors + f"-{recipe.context}" * bool(recipe.context))
+
+    def keep(self, thing, name=None):
+        """Write a picture, or what has `files()`, into `results`, and return it to be shown."""
+        folder = self.results
+        if backend.processes()[0]:
+            return thing
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for file, content in (thing.files() if name is None else {f"{name}.png": thing.png()}).items():
@@ -296,9 +316,9 @@ class Run:
 class Keeper(keras.callbacks.Callback):
     """Commits every epoch to its run; makes dropout depend on seed and epoch alone, so that resuming changes nothing."""
 
-    def __init__(self, run, progress, renew):
+    def __init__(self, run, progress, renew, told=None):
         super().__init__()
-        self.run, self.progress, self.renew = run, progress, renew
+        self.run, self.progress, self.renew, self.told = run, progress, renew, told
 
     def on_epoch_begin(self, epoch, logs=None):
         """Seed every layer that draws random numbers."""
@@ -306,6 +326,7 @@ class Keeper(keras.callbacks.Callback):
             if getattr(layer, "seed_generator", None) is not None:
                 layer.seed_generator.state.assign(np.array([self.run.recipe.seed * 1000 + number, epoch], "uint32"))
 
+    @backend.alone()
     def on_epoch_end(self, epoch, logs=None):
         """Commit the epoch, then tell of it."""
         if not np.isfinite(logs["loss"]):
@@ -314,7 +335,7 @@ class Keeper(keras.callbacks.Callback):
         self.run.commit(self.model, {name: float(value) for name, value in logs.items()})
         self.renew()
         if self.progress:
-            self.progress(self.run, self.model)
+            self.progress(self.run, self.told or self.model)
 
 
 def code_of(source):

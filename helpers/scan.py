@@ -40,7 +40,7 @@ from helpers.datasets.files import below, digest, open_picture, replace_whole
 from helpers.datasets.volumes import (check_greys, check_pair, frame_corner, framed, has_orientation, read_volume,
                                       to_greys)
 from helpers.evaluate import confusion, ratio
-from helpers.predict import Predictor, largest_component
+from helpers.predict import Predictor
 from helpers.recipe import UserError
 
 VOLUME = re.compile(r"(.+?)\.(nii|nii\.gz|hdr|img)", re.IGNORECASE)  # a volume's file name
@@ -165,12 +165,10 @@ def write_like(file, labels, written):
 def predict(predictor, file, images):
     """The probabilities of a scan's slices, and the slices as a Split with their most probable labels in truth's place.
 
-    Slices that are empty, and the pieces that `largest` removes, are background.
+    Slices that are empty are background.
     """
     maps, subjects = predictor.probabilities(images), np.full(len(images), file.name)
-    labels = maps.argmax(-1).astype(np.uint8)
-    kept = largest_component(labels, subjects) if predictor.largest else labels
-    maps[(labels != kept) | ~images.any((1, 2, 3))[:, None, None]] = np.eye(maps.shape[-1])[0]
+    maps[~images.any((1, 2, 3))] = np.eye(maps.shape[-1])[0]
     task = replace(predictor.task, title=f"labels by a network trained on {predictor.task.title}")
     return maps, Split(file.name, images, maps.argmax(-1).astype(np.uint8), subjects, task)
 

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from helpers import fast
+from helpers import backend, fast
 from helpers.backend import keras
 from helpers.evaluate import confusion, ratio
 
@@ -20,8 +20,8 @@ def dice_and_cross_entropy(truth, probabilities):
     """
     probabilities = ops.cast(probabilities, "float32")
     wanted = ops.one_hot(ops.cast(truth, "int32"), probabilities.shape[-1], dtype="float32")  # (B, H, W, L)
-    both = ops.sum(wanted * probabilities, axis=(0, 1, 2))  # (L,)
-    total = ops.sum(wanted + probabilities, axis=(0, 1, 2))
+    both = fast.over_devices(ops.sum(wanted * probabilities, axis=(0, 1, 2)))  # (L,)
+    total = fast.over_devices(ops.sum(wanted + probabilities, axis=(0, 1, 2)))
     soft_dice = (2 * both + 1) / (total + 1)
     chosen = ops.sum(wanted * probabilities, axis=-1)  # what the true label was given, (B, H, W)
     cross_entropy = -ops.mean(ops.log(ops.maximum(chosen, 1e-7)))
@@ -42,25 +42,31 @@ LOSSES = {"dice+cross_entropy": dice_and_cross_entropy, "dice": dice_only, "cros
 
 
 class Validation(keras.callbacks.Callback):
-    """Adds to an epoch's logs the loss and the hard Dice, pooled, of a Split as the network sees it."""
+    """Adds to an epoch's logs the loss and the hard Dice, pooled, of a Split as the network sees it.
 
-    def __init__(self, split, batch, loss):
+    What is trained on several devices lends its weights to `twin`, which predicts on one.
+    """
+
+    def __init__(self, split, batch, loss, twin=None):
         super().__init__()
-        self.split, self.batch, self.loss = split, batch, loss
+        self.split, self.batch, self.loss, self.twin = split, batch, loss, twin
         if absent := [name for name, share in zip(split.task.names, split.label_shares()) if not share]:
             print(f"No validation slice has {', '.join(absent)}: the other labels choose the epoch.")
 
+    @backend.alone()
     def on_epoch_end(self, epoch, logs=None):
         """Predict the split; `val_worst dice` is that of the worst label which is there. Of others Dice is NaN."""
-        names, losses, counts = self.split.task.names, 0, 0
+        names, losses, counts, network = self.split.task.names, 0, 0, self.twin or self.model
+        if self.twin:
+            network.set_weights(self.model.get_weights())
         for at in range(0, len(self.split), self.batch):
             some = self.split.take(slice(at, at + self.batch))
-            found = fast.probabilities(self.model, some.images, self.batch)
+            found = fast.probabilities(network, some.images, self.batch)
             losses += float(self.loss(some.labels, found)) * len(some)
             counts += confusion(some.labels, found.argmax(-1), len(names))
         dice = np.where(counts.sum(1), ratio("Dice", counts), np.nan)
         logs |= {"val_loss": losses / len(self.split), **{f"val_dice {name}": d for name, d in zip(names, dice)},
-                 f"val_{WORST_DICE}": np.nanmin(dice)}
+                f"val_{WORST_DICE}": np.nanmin(dice)}
 
 
 def schedule(steps, learning_rate, warm_up=0.05):
@@ -72,9 +78,10 @@ def schedule(steps, learning_rate, warm_up=0.05):
 
 def prepare(network, recipe, steps_per_epoch):
     """Compile a network for training by a recipe, and build its optimizer, so that a saved state fits into it."""
-    optimizer = fast.AdamW(schedule(recipe.epochs * steps_per_epoch, recipe.learning_rate), recipe.weight_decay,
-                           clipnorm=1.0)
-    network.compile(optimizer, LOSSES[recipe.loss])
+    kind = fast.AdamW if recipe.devices == 1 else fast.SharedAdamW
+    optimizer = kind(schedule(recipe.epochs * steps_per_epoch, recipe.learning_rate), recipe.weight_decay, clipnorm=1.0)
+    mirrored = recipe.devices > 1 and keras.config.backend() == "tensorflow"  # whose devices' losses are added up
+    network.compile(optimizer, LOSSES[recipe.loss], loss_weights=[1 / recipe.devices] if mirrored else None)
     network.optimizer.build(network.trainable_variables)
 
 

@@ -167,7 +167,6 @@ def test_networks_are_averaged_and_options_win_over_the_recipe():
         found = predictor.probabilities(images)[0]
         assert np.allclose(found[3, 0], [0.25, 0.15, 0, 0.5])
     assert Predictor(second, mirrors=True).mirrors == (1,) and Predictor(second).mirrors == ()
-    assert Predictor(second, largest=True).largest
 
 
 @pytest.mark.parametrize("other, said", [
@@ -204,20 +203,6 @@ def test_labels_come_in_chunks(monkeypatch):
     images, labels = greys(5, 16, 16)
     monkeypatch.setattr(predict, "CHUNK", 2)
     assert np.array_equal(predictor_of(Counted(), Box(0, 0, 16, 16)).labels(images), labels) and sizes == [2, 2, 1]
-
-
-def test_largest_component_of_each_subject():
-    labels = np.zeros((4, 16, 16), np.uint8)
-    labels[0, 1:3, 1:3], labels[1, 3, 3] = 1, 1  # one piece through two slices: they touch at a corner
-    labels[1, 6, :4] = 1  # a smaller one, though larger in its slice
-    labels[3, 0, 0] = 2  # another subject's only piece
-    expected = labels.copy()
-    expected[1, 6] = 0
-    split = Split("test", 85 * labels[..., None], labels, np.array(list("aabc")), TASK)
-    predictor = predictor_of(ByGrey(), Box(0, 0, 16, 16), largest=True)
-    assert np.array_equal(predictor.labels(split), expected)
-    assert np.array_equal(predictor.labels(split.images), labels)  # of nobody knows whom
-    assert np.array_equal(predict.largest_component(np.zeros_like(labels), split.subjects), 0 * labels)
 
 
 def test_doubt_is_entropy_as_a_share_of_the_largest():

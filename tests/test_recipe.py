@@ -51,7 +51,7 @@ def test_data_sets_have_what_suits_them_on_both_machines():
 
 def test_everything_wrong_is_said_at_once():
     assert refused("practice", "epoch=3 filters=0 batch=2.5 dropout=high size=100 network=u-net mirrors=maybe "
-                   "seed=1 seed=2 people=none slices=-5 largest=yes 7 learning_rate=nan start=varid", data="x.zip") == [
+                   "seed=1 seed=2 people=none slices=-5 oversample=2 7 learning_rate=nan start=varid", data="x.zip") == [
         "There is no option 'epoch'. Did you mean 'epochs'?",
         "seed is given twice.",
         "'7' is not like name=value.",
@@ -66,7 +66,7 @@ def test_everything_wrong_is_said_at_once():
         "batch is '2.5'; it must be a whole number from 1 to 4096.",
         "learning_rate is nan; it must be a number from 1e-07 to 1.",
         "mirrors is 'maybe'; it must be true or false.",
-        "practice has no option largest."]
+        "practice has no option oversample."]
 
 
 @pytest.mark.parametrize("dataset, options, data, sentence", [
@@ -134,10 +134,10 @@ def test_change():
 def test_what_a_data_set_lacks_stays_at_its_default_however_it_is_given():
     for give in (lambda **options: Recipe("nuclei", **options), Recipe("nuclei").change,
                  lambda **options: Recipe.choose("nuclei", " ".join(f"{n}={v}" for n, v in options.items()), data="x")):
-        assert give(largest=False, oversample=4).oversample == 4
+        assert give(people=None, oversample=4).oversample == 4
         with pytest.raises(RecipeError) as caught:
-            give(people=2, largest=True, start="varied")
-        assert str(caught.value).split("\n") == [f"nuclei has no option {n}." for n in ("people", "start", "largest")]
+            give(people=2, start="varied")
+        assert str(caught.value).split("\n") == [f"nuclei has no option {n}." for n in ("people", "start")]
     assert Recipe.choose("nuclei", "people=all start=random", data="x").plain().network == "unet"
 
 
@@ -166,7 +166,7 @@ def test_the_environment_shortens_the_run_it_starts_from_and_starts_no_other(mon
 
 def test_what_decides_the_weights_is_no_matter_of_prediction():
     assert set(OPTIONS) - set(Recipe("practice").training) == {
-        "people", "slices", "validation_slices", "test_slices", "mirrors", "largest", "context", "networks"}
+        "people", "slices", "validation_slices", "test_slices", "mirrors", "context", "networks"}
 
 
 def test_refusing_needs_neither_keras_nor_numpy():

@@ -193,7 +193,7 @@ def test_what_decides_the_weights_names_the_folder(tmp_path, monkeypatch):
         names["code"] = run_of(tmp_path).folder
     codes = {folder.name.partition("-")[2] for folder in names.values()}
     assert len(codes) == len(names) and names["first"].name.startswith("practice-")
-    assert run_of(tmp_path, name="lgg", largest=True).name[-6:] == names["first"].name[-6:]
+    assert run_of(tmp_path, name="lgg", mirrors=False).name[-6:] == names["first"].name[-6:]
     data = toy()
     data.test.labels[:] = 0  # the test decides nothing
     assert run_of(tmp_path, data).folder == names["first"]
@@ -412,9 +412,9 @@ def test_results_of_other_options_lie_side_by_side(finished):
     assert finished.keep(thing) is thing and (folder / "1-network-mirrors" / "a.csv").read_text() == "1"
     picture = SimpleNamespace(png=lambda: b"a picture")
     other = run_of(finished.folder.parent, networks=2, mirrors=False)
-    other.recipe = Recipe("lgg", networks=2, mirrors=False, largest=True)
+    other.recipe = Recipe("practice", networks=2, mirrors=False, context="mask")
     assert other.keep(picture, "curves") is picture and other.folder == finished.folder
-    assert (folder / "2-networks-largest" / "curves.png").read_text() == "a picture"
+    assert (folder / "2-networks-mask" / "curves.png").read_text() == "a picture"
     assert finished.summary() == {"weights": 228, "seconds an epoch": round(finished.history["seconds"][0], 1)}
     shutil.rmtree(folder)
 

@@ -258,22 +258,6 @@ def test_a_slab_may_hold_little_of_a_brain_a_whole_head_not(height, label, said,
     assert warning.startswith(f"DO NOT USE THESE LABELS: no such head has {said} l") if said else not warning
 
 
-@pytest.mark.parametrize("largest", [False, True])
-def test_only_the_largest_piece_is_kept_where_the_recipe_says_so(largest, tmp_path):
-    array = np.zeros((60, 60, 12), np.int16)
-    array[10:30, 10:30, 2:10], array[40:45, 40:45, 4:8] = 200, 200
-    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "two.nii.gz")
-    picture = np.zeros((64, 64), np.uint8)
-    picture[:60, :60] = array[..., 5]
-    Image.fromarray(picture).save(tmp_path / "two.png")
-    volume, picture = (scan.segment(predictor, tmp_path / name, tmp_path) for predictor, name in
-                       ((brains(largest=largest), "two.nii.gz"), (pictures(largest=largest), "two.png")))
-    small = 0 if largest else 1
-    assert volume.table["voxels"].tolist()[1:] == [0, 0, 3200 + small * 100]
-    assert picture.table["pixels"].tolist()[1:] == [0, 400 + small * 25, 0]
-    assert (volume.split.labels > 0).sum() == 3200 + small * 100  # what is looked at is what is written
-
-
 @pytest.mark.parametrize("bright, said", [(8, True), (48, False)])
 def test_labels_in_the_dark_of_a_picture_are_doubted(bright, said, tmp_path):
     picture = np.zeros((64, 64), np.uint8)

@@ -1,0 +1,91 @@
+"""A finished run in files that others open: ONNX, LiteRT, and a model card.
+
+    python -m helpers.export RUN
+
+Written into RUN/export: network.onnx, network.tflite, and README.md, the model card. Both networks map slices in the data
+set's own frame, uint8 (N, H, W, C), to label probabilities, float32 (N, H, W, L), as the run predicts: by all its
+networks and mirror images, but without `context`. Needed besides: pip install tf2onnx
+"""
+
+import json
+import sys
+from argparse import ArgumentParser, RawTextHelpFormatter
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+
+from helpers import backend
+from helpers.backend import keras
+from helpers.data import Box, overlaps
+from helpers.datasets.files import replace_whole
+from helpers.predict import Predictor
+from helpers.recipe import UserError
+from helpers.run import NETWORK, Run, RunError
+
+ops = keras.ops
+FORMATS = {"onnx": "network.onnx", "litert": "network.tflite"}  # Keras's name of a format -> the file
+CARD = Path(__file__).with_name("model_card.md")
+
+
+def whole(predictor, networks):
+    """A network of Keras's own layers that computes a predictor's `probabilities`, with `networks` for its networks."""
+    frame, box, shape = predictor.frame, predictor.box, predictor.box.seen(predictor.size)
+    image = keras.Input((*frame, predictor.channels), dtype="uint8", name="image")
+    seen = box.cut(image, ops.pad)
+    if shape != box.shape:  # `shrink`
+        rows, columns = (np.float32(overlaps(old, new) / old) for old, new in zip(box.shape, shape))
+        means = ops.einsum("ij,bjkc,lk->bilc", rows, ops.cast(seen, "float32"), columns)
+        seen = ops.cast(ops.floor(means + 0.5), "uint8")
+    found = [network(ops.flip(seen, axes)) if axes else network(seen) for network in networks for axes in predictor.ways]
+    ways = predictor.ways * len(networks)
+    mean = sum(ops.flip(one, axes) if axes else one for one, axes in zip(found, ways)) / len(ways)
+    if shape != box.shape:
+        mean = ops.image.resize(mean, box.shape, "bilinear")
+    tissue = Box(-box.top, -box.left, *frame).cut(mean, ops.pad)[..., 1:]
+    return keras.Model(image, ops.concatenate([1 - ops.sum(tissue, -1, keepdims=True), tissue], -1))
+
+
+def export(run, formats=tuple(FORMATS)):
+    """Write a finished run in some formats, and its model card; their folder. RunError on what cannot be written."""
+    predictor, folder = Predictor(run), run.folder / "export"
+    network = whole(predictor, [keras.saving.load_model(one.folder / NETWORK, compile=False) for one in (run, *run.others)])
+    network.predict_on_batch(np.zeros((1, *network.input_shape[1:]), np.uint8))  # only what was called is exported
+    try:
+        folder.mkdir(exist_ok=True)
+        for kind in formats:
+            replace_whole(folder / FORMATS[kind], lambda part: network.export(part, format=kind, verbose=False))
+        replace_whole(folder / CARD.name, lambda part: part.write_text(card(run)))
+    except Exception as error:  # converters raise nearly anything
+        raise RunError(f"{run.folder} cannot be exported ({type(error).__name__}: {error}). Needed are TensorFlow, and "
+                       "pip install tf2onnx.") from error
+    return folder
+
+
+def card(run):
+    """A run's model card, a text."""
+    last, verdict = run.history.loc[run.best], run.results / "verdict.json"
+    dice = {"validation": {name: last[f"val_dice {name}"] for name in run.task.names},
+            "test": json.loads(verdict.read_text())["dice"] if verdict.exists() else {}}
+    told = {split: ", ".join(f"{name} {value:.4f}" for name, value in own.items() if value is not None) or "not evaluated"
+            for split, own in dice.items()}
+    lists = {"recipe": [row[:2] for row in run.recipe.rows()], "versions": run.state["versions"].items()}
+    told |= {name: ", ".join(map(" ".join, pairs)) for name, pairs in lists.items()}
+    return CARD.read_text().format(run=run, labels=", ".join(run.task.names), **told)
+
+
+def main(words):
+    """Export the run named on a command line."""
+    parser = ArgumentParser("python -m helpers.export", description=__doc__, formatter_class=RawTextHelpFormatter)
+    parser.add_argument("RUN")
+    try:
+        with redirect_stdout(sys.stderr):
+            given, _ = parser.parse_args(words or ["--help"]), backend.set_up(precision="float32")
+        for file in sorted(export(Run.open(given.RUN)).iterdir()):
+            print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
