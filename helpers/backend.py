@@ -31,8 +31,7 @@ def import_quietly():
             if getattr(error, "name", "") == "keras":
                 raise UserError("Keras is not installed here: pip install -r requirements.txt.") from error
             name = os.environ.get("KERAS_BACKEND") or "the one in ~/.keras/keras.json, or tensorflow"
-            raise UserError(f"Keras cannot start on its backend ({name}): {error}. Install that backend, or set the "
-                            "environment variable KERAS_BACKEND to one that is installed.") from error
+            raise UserError(f"Keras cannot start on {name}: {error}. Install it, or set KERAS_BACKEND to another.") from error
         finally:
             os.dup2(kept, 2)
             os.close(kept)
@@ -50,8 +49,7 @@ def join():
             int(os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", 0)), initialization_timeout=PATIENCE,
             heartbeat_timeout_seconds=PATIENCE)
     except (ImportError, ValueError, RuntimeError) as error:
-        raise UserError(f"The {os.environ[PROCESSES]} processes did not find each other ({error}). All need "
-                        "KERAS_BACKEND=jax, one KERAS_DISTRIBUTION_JOB_ADDRESSES and numbers from 0.") from error
+        raise UserError(f"The processes did not find each other ({error}). All need KERAS_BACKEND=jax.") from error
 
 
 keras = import_quietly()

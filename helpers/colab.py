@@ -61,8 +61,7 @@ def check_packages(names=PACKAGES):
         except ModuleNotFoundError as error:
             raise SetUpError(f"{error}. Install what the notebook needs: pip install -r requirements.txt") from None
         except (ImportError, ValueError, AttributeError) as error:  # numpy of another version than it was built for
-            raise SetUpError(f"{name} does not fit the packages beside it ({error}). In Colab: Runtime > Disconnect "
-                             "and delete runtime, then run all. Elsewhere: make a new environment.") from None
+            raise SetUpError(f"{name} does not fit its neighbours ({error}). Start a new environment or runtime.") from None
 
 
 def mount():
@@ -72,8 +71,7 @@ def mount():
     try:
         importlib.import_module("google.colab.drive").mount(str(DRIVE))
     except Exception as error:  # Colab raises ValueError, MessageError and others
-        raise SetUpError(f"Google Drive could not be mounted ({error}). Run this cell again and allow it, or put the "
-                         "zip into Colab's file pane and give its path, such as /content/slices.zip.") from None
+        raise SetUpError(f"Google Drive could not be mounted ({error}). Allow it, or use the file pane.") from None
 
 
 def local_copy(path, folder=None):
@@ -94,6 +92,5 @@ def local_copy(path, folder=None):
     except FileNotFoundError:
         raise SetUpError(f"Nothing is at {path}. Check its name in Drive; MyDrive is written in one word.") from None
     except OSError as error:
-        raise SetUpError(f"{path.name} could not be copied from Drive ({error}). Run this again, or put it into "
-                         "Colab's file pane.") from None
+        raise SetUpError(f"{path.name} could not be copied ({error}). Again, or put it into the file pane.") from None
     return copy

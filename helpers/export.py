@@ -9,7 +9,6 @@ networks and mirror images, but without `context`. Needed besides: pip install t
 
 import json
 import sys
-from argparse import ArgumentParser, RawTextHelpFormatter
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -37,9 +36,11 @@ def whole(predictor, networks):
         rows, columns = (np.float32(overlaps(old, new) / old) for old, new in zip(box.shape, shape))
         means = ops.einsum("ij,bjkc,lk->bilc", rows, ops.cast(seen, "float32"), columns)
         seen = ops.cast(ops.floor(means + 0.5), "uint8")
-    found = [network(ops.flip(seen, axes)) if axes else network(seen) for network in networks for axes in predictor.ways]
-    ways = predictor.ways * len(networks)
-    mean = sum(ops.flip(one, axes) if axes else one for one, axes in zip(found, ways)) / len(ways)
+    total, ways = 0, predictor.ways
+    for number, network in enumerate(networks):
+        network.name = f"network_{number}"  # no two alike
+        total += sum(ops.flip(network(ops.flip(seen, axes)), axes) if axes else network(seen) for axes in ways)
+    mean = total / (len(ways) * len(networks))
     if shape != box.shape:
         mean = ops.image.resize(mean, box.shape, "bilinear")
     tissue = Box(-box.top, -box.left, *frame).cut(mean, ops.pad)[..., 1:]
@@ -48,17 +49,16 @@ def whole(predictor, networks):
 
 def export(run, formats=tuple(FORMATS)):
     """Write a finished run in some formats, and its model card; their folder. RunError on what cannot be written."""
-    predictor, folder = Predictor(run), run.folder / "export"
+    predictor, folder, text = Predictor(run), run.folder / "export", card(run)
     network = whole(predictor, [keras.saving.load_model(one.folder / NETWORK, compile=False) for one in (run, *run.others)])
     network.predict_on_batch(np.zeros((1, *network.input_shape[1:]), np.uint8))  # only what was called is exported
     try:
         folder.mkdir(exist_ok=True)
         for kind in formats:
             replace_whole(folder / FORMATS[kind], lambda part: network.export(part, format=kind, verbose=False))
-        replace_whole(folder / CARD.name, lambda part: part.write_text(card(run)))
+        replace_whole(folder / CARD.name, lambda part: part.write_text(text))
     except Exception as error:  # converters raise nearly anything
-        raise RunError(f"{run.folder} cannot be exported ({type(error).__name__}: {error}). Needed are TensorFlow, and "
-                       "pip install tf2onnx.") from error
+        raise RunError(f"{run.folder} cannot be exported ({error}). It takes TensorFlow, and: pip install tf2onnx") from error
     return folder
 
 
@@ -76,13 +76,12 @@ def card(run):
 
 def main(words):
     """Export the run named on a command line."""
-    parser = ArgumentParser("python -m helpers.export", description=__doc__, formatter_class=RawTextHelpFormatter)
-    parser.add_argument("RUN")
+    if len(words) != 1 or words[0].startswith("-"):
+        raise SystemExit(__doc__)
     try:
         with redirect_stdout(sys.stderr):
-            given, _ = parser.parse_args(words or ["--help"]), backend.set_up(precision="float32")
-        for file in sorted(export(Run.open(given.RUN)).iterdir()):
-            print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+            backend.set_up(precision="float32")
+        print(export(Run.open(words[0])))
     except UserError as error:
         raise SystemExit(str(error)) from None
 

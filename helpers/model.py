@@ -147,8 +147,7 @@ def check_shape(shape, levels):
     """Raise ValueError unless (H, W, C) can be halved `levels` - 1 times."""
     step = 2 ** (levels - 1)
     if len(shape) != 3 or any(n is not None and (not n or n % step) for n in shape[:2]):
-        raise ValueError(f"Images are {shape}; with {levels} levels height and width must be multiples of {step}. "
-                         f"Choose a size such as {step * 8} or {step * 16}.")
+        raise ValueError(f"Images are {shape}; with {levels} levels, height and width must be multiples of {step}.")
 
 
 def blocks(network):

@@ -71,8 +71,7 @@ class Predictor:
         if "mask" not in self.context or self.tissue:
             return
         if self.run.dataset is None:
-            raise RunError(f"{self.run.folder} is opened without its data, and so without the mask: load its data, or "
-                           "predict with context=''.")
+            raise RunError(f"{self.run.folder} is opened without its data, thus without the mask. Give context='' instead.")
         train = self.run.dataset.train.seen(self.box)
         for position in np.unique(train.positions):
             if (own := train.positions == position).sum() >= ENOUGH:

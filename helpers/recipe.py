@@ -237,8 +237,7 @@ def misplaced(dataset, data, start):
     if needs and not data:
         wrong.append(f"{dataset} needs DATA: {needs}.")
     if data and not needs:
-        wrong.append(f"{dataset} makes its own brains: leave DATA empty (it is {data!r}). For the course's slices, set "
-                     "DATASET to oasis.")
+        wrong.append(f"{dataset} makes its own brains: leave DATA empty (it is {data!r}), or set DATASET to oasis.")
     if start is not None and start not in own and not os.path.isdir(os.path.expanduser(start)):
         wrong.append(f"start is {start!r}; it must be {', '.join(own)}, the folder of a finished run, or random.")
     return wrong

@@ -183,14 +183,14 @@ class Run:
             network = self.untrained() if recipe.devices > 1 else fast.quick(self.untrained())
             network.batch, batches.epoch = batch, done
             train.prepare(network, recipe, len(batches))
-        told = fast.quick(self.untrained()) if recipe.devices > 1 else None
+        twin = fast.quick(self.untrained())
         if not done and self.start:
             load_start(network, self.start)
         if done:
             self.load(weights_of(done - 1), network)
             print(f"Going on after epoch {done} of {recipe.epochs}.")
-        callbacks = [keras.callbacks.TerminateOnNaN(), train.Validation(seen[1], batch, train.LOSSES[recipe.loss], told),
-                     train.Clock(recipe.epochs, self.task.names), Keeper(self, progress, renew, told)]
+        callbacks = [keras.callbacks.TerminateOnNaN(), train.Validation(seen[1], batch, train.LOSSES[recipe.loss], twin),
+                     train.Clock(recipe.epochs, self.task.names), Keeper(self, progress, renew, twin)]
         try:
             with training:
                 if keras.config.backend() != "tensorflow":
@@ -206,12 +206,10 @@ class Run:
             print(f"Stopped: the best weights so far are kept. Run this again to go on, up to {recipe.epochs} epochs.")
         except Exception as error:  # each backend has its own
             if backend.processes()[1] > 1 and not isinstance(error, UserError):
-                raise RunError(f"Another process of this training no longer answers ({error}). Whole epochs are kept: start "
-                               "all of them again.") from error
+                raise RunError(f"Another process no longer answers ({error}). Start all again: epochs are kept.") from error
             if not FULL.search(f"{type(error).__name__} {error}"):
                 raise
-            raise RunError(f"A batch of {batch} slices does not fit into this device's memory. Set batch={batch // 2 or 1}"
-                           " or a smaller size, and run this again.") from error
+            raise RunError(f"A batch of {batch} slices does not fit into memory. Set batch={batch // 2 or 1}.") from error
 
     def commit(self, network, row):
         """Make an epoch part of the run: its weights, then, in one step, the state that names them."""
@@ -316,9 +314,9 @@ class Run:
 class Keeper(keras.callbacks.Callback):
     """Commits every epoch to its run; makes dropout depend on seed and epoch alone, so that resuming changes nothing."""
 
-    def __init__(self, run, progress, renew, told=None):
+    def __init__(self, run, progress, renew, twin):
         super().__init__()
-        self.run, self.progress, self.renew, self.told = run, progress, renew, told
+        self.run, self.progress, self.renew, self.twin = run, progress, renew, twin
 
     def on_epoch_begin(self, epoch, logs=None):
         """Seed every layer that draws random numbers."""
@@ -330,12 +328,11 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Commit the epoch, then tell of it."""
         if not np.isfinite(logs["loss"]):
-            raise RunError(f"The loss is no longer a number in epoch {epoch + 1}. Try a lower learning_rate; the epochs "
-                           "before it are kept.")
+            raise RunError(f"The loss is no number in epoch {epoch + 1}; those before are kept. Lower the learning_rate.")
         self.run.commit(self.model, {name: float(value) for name, value in logs.items()})
         self.renew()
         if self.progress:
-            self.progress(self.run, self.told or self.model)
+            self.progress(self.run, self.twin)
 
 
 def code_of(source):
@@ -383,7 +380,7 @@ def load_start(network, start):
         raise RunError(f"{start.folder} is not finished: train it to its end, then start from it.")
     first = start.network()
     if [v.shape for v in first.weights] != [v.shape for v in network.weights]:
-        raise RunError(f"The network of {start.folder} is another: {first.count_params():,} weights, this one "
-                       f"{network.count_params():,}. Both need the same network, filters, channels and labels.")
+        raise RunError(f"The network of {start.folder} is another: {first.count_params():,}, not {network.count_params():,} "
+                       "weights. Both need the same network, filters, channels and labels.")
     network.set_weights(first.get_weights())
     print(f"Training starts from the best weights of {start.folder}.")

@@ -29,7 +29,6 @@ import numpy as np
 import pandas as pd
 from nibabel.processing import resample_from_to, resample_to_output
 from PIL import Image, ImageOps
-from rich.console import Console
 from rich.progress import track
 from scipy import ndimage
 
@@ -86,8 +85,7 @@ def segment(predictor, file, folder):
     try:
         file, folder = Path(file).expanduser(), Path(folder).expanduser()
         if not file.is_file():
-            raise DataError(f"{file} is a folder: give the scan's file." if file.is_dir() else
-                            f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
+            raise DataError(f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
         with file.open("rb") as stream:
             if stream.read(132)[128:] == b"DICM":
                 raise DataError(f"{file.name} is DICOM, one slice. Make its folder NIfTI (dcm2niix) and give that.")
@@ -111,8 +109,7 @@ def of_volume(predictor, file, folder):
     """Segment a volume: axial slices of 1 mm, the head in the middle of the frame, and back to the volume's grid."""
     task, n_labels = predictor.task, len(predictor.task.labels)
     if predictor.channels != 1:
-        raise DataError(f"{file.name} is a volume, with one grey value a voxel; this network takes "
-                        f"{predictor.channels} channels. Train on brain slices first.")
+        raise DataError(f"{file.name} is a volume; this network takes {predictor.channels} channels. Train on brains first.")
     volume = read_volume(file)
     check_greys(volume, file.name)
     upright = resample_to_output(volume, (1, 1, 1), order=1)
@@ -229,36 +226,29 @@ def of_folder(predictor, folder, results):
 
     A scan whose row is there, and whose mask is newer than the scan and the run, is not segmented again.
     """
-    table, run_file = results / f"{folder.resolve().name}.csv", results.parent / run.STATE
+    results.mkdir(exist_ok=True)
+    table, newest, rows = results / f"{folder.resolve().name}.csv", (results.parent / run.STATE).stat().st_mtime, {}
     files = {str(file.relative_to(folder)): file for file in sorted(below(folder))
              if SCANS.fullmatch(file.name) and results.parent.resolve() not in file.resolve().parents}
     if not files:
         raise DataError(f"No scan (.nii, .nii.gz, .hdr, .png) is below {folder}.")
-    names, kinds = predictor.task.names, ("millilitres", "% of the picture", "Dice")
-    columns = ["scan", "mask", "problem", *(f"{name}, {kind}" for kind in kinds for name in names)]
-    done = pd.DataFrame(columns=columns)
-    with suppress(OSError, ValueError):  # not there, or damaged
-        done = pd.read_csv(table, dtype=str, on_bad_lines="skip").reindex(columns=columns)
-    done = done[np.array([name in files and isinstance(mask, str) and (results / mask).exists() and (
-        results / mask).stat().st_mtime > max(files[name].stat().st_mtime, run_file.stat().st_mtime)
-        for name, mask in zip(done["scan"], done["mask"])], bool)]
-    results.mkdir(exist_ok=True)
-    replace_whole(table, lambda part: done.to_csv(part, index=False))
-    print(f"{len(files)} scans, {len(done)} of them done before; the table is {table}", flush=True)
-    for name in track(sorted({*files} - {*done["scan"]}), "Segmenting", console=Console(stderr=True)):
+    with suppress(OSError, ValueError):  # not there, or damaged: all is done again
+        rows = pd.read_csv(table, index_col="scan", keep_default_na=False).to_dict("index")
+    rows = {name: row for name, row in rows.items() if name in files and (mask := results / row["mask"]).is_file()
+            and mask.stat().st_mtime > max(newest, files[name].stat().st_mtime)}
+    print(f"{len(files)} scans, {len(rows)} of them done before; the table is {table}", flush=True)
+    for name in track(sorted({*files} - {*rows}), "Segmenting"):
+        rows[name] = {"mask": "", "problem": ""}
         try:
             found = segment(predictor, files[name], results)
-            row = {"mask": found.file.name, "problem": found.warning}
-            for kind in kinds:
-                row |= {f"{label}, {kind}": value for column in found.table if column.startswith(kind)
-                        for label, value in found.table[column].items()}
+            rows[name] = {"mask": found.file.name, "problem": found.warning} | {
+                f"{label}, {what}": value for what in found.table.columns[1:] for label, value in found.table[what].items()}
         except UserError as error:
-            row = {"problem": str(error)}
-        with table.open("a") as stream:
-            pd.DataFrame([row | {"scan": name}]).reindex(columns=columns).to_csv(stream, header=False, index=False)
-    wrong = pd.read_csv(table).dropna(subset="problem")
-    print(*(f"{name}: {problem}" for name, problem in zip(wrong["scan"], wrong["problem"])), sep="\n", file=sys.stderr)
-    return wrong.empty
+            rows[name]["problem"] = str(error)
+        replace_whole(table, pd.DataFrame.from_dict(rows, orient="index").sort_index().rename_axis("scan").to_csv)
+    wrong = {name: row["problem"] for name, row in rows.items() if row["problem"]}
+    print(*(f"{name}: {problem}" for name, problem in wrong.items()), sep="\n", file=sys.stderr)
+    return not wrong
 
 
 def main(words):

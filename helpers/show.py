@@ -127,18 +127,6 @@ def augmented(split, share, n=4, seed=0):
                 "Below each its mask, moved alike.", split.task, 2.5)
 
 
-def greys(split):
-    """Histogram of grey values (of colour pictures: the channels' mean), one line per label."""
-    fig, axes = axes_of(1, 1, 8, 3.4, f"{split.task.title}: grey values by label")
-    for number, label in enumerate(split.task.labels):
-        counts = sum(np.bincount(image.mean(-1).astype(int)[mask == number], minlength=256)
-                     for image, mask in zip(split.images, split.labels))
-        axes[0, 0].plot(100 * counts / split.labels.size, color=label.colour, label=label.name)
-    axes[0, 0].set(xlabel="grey value (0 to 255)", ylabel="% of all pixels", yscale="log", ylim=(1e-4, 100))
-    axes[0, 0].legend()
-    return Picture(fig, "A histogram, a line for each label: the lines overlap.")
-
-
 def network(net):
     """The blocks of a built network: depth is resolution, arrows are its connections, both read off the graph."""
     table = model.blocks(net)
@@ -173,20 +161,6 @@ def connections(net):
     found = {(block_of[id(tensor)], layer.name.split("-")[0])
              for layer in net.layers for tensor in keras.tree.flatten(layer.input)}
     return {(start, end) for start, end in found if start != end}
-
-
-def halved(split, weights):
-    """One slice, halved by a stride-2 convolution with these 3x3 weights, and by the largest of 2x2 pixels."""
-    image = cropped(split, [len(split) // 2])[0].images.mean(-1, keepdims=True, dtype="float32")
-    kernel = np.array(weights, "float32")[:, :, None, None]
-    pictures = {"slice": image, "stride-2 convolution": keras.ops.conv(image, kernel, 2, "same"),
-                "largest of 2x2 (pooling)": keras.ops.max_pool(image, 2)}
-    fig, axes = axes_of(1, len(pictures), 3.4, 3.4, f"{split.task.title}: two ways to halve a slice")
-    for ax, (name, picture) in zip(axes[0], pictures.items()):
-        ax.imshow(np.squeeze(picture), cmap="gray", interpolation="nearest")
-        ax.set_title("{}: {}x{}".format(name, *picture.shape[1:3]))
-        ax.axis("off")
-    return Picture(fig, "A slice whole, halved by a convolution, which shows edges, and by pooling, which does not.")
 
 
 def curves(run, network=None):

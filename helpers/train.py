@@ -44,10 +44,10 @@ LOSSES = {"dice+cross_entropy": dice_and_cross_entropy, "dice": dice_only, "cros
 class Validation(keras.callbacks.Callback):
     """Adds to an epoch's logs the loss and the hard Dice, pooled, of a Split as the network sees it.
 
-    What is trained on several devices lends its weights to `twin`, which predicts on one.
+    What is trained, perhaps on several devices, lends its weights to `twin`, which predicts on one.
     """
 
-    def __init__(self, split, batch, loss, twin=None):
+    def __init__(self, split, batch, loss, twin):
         super().__init__()
         self.split, self.batch, self.loss, self.twin = split, batch, loss, twin
         if absent := [name for name, share in zip(split.task.names, split.label_shares()) if not share]:
@@ -56,12 +56,11 @@ class Validation(keras.callbacks.Callback):
     @backend.alone()
     def on_epoch_end(self, epoch, logs=None):
         """Predict the split; `val_worst dice` is that of the worst label which is there. Of others Dice is NaN."""
-        names, losses, counts, network = self.split.task.names, 0, 0, self.twin or self.model
-        if self.twin:
-            network.set_weights(self.model.get_weights())
+        names, losses, counts = self.split.task.names, 0, 0
+        self.twin.set_weights(self.model.get_weights())
         for at in range(0, len(self.split), self.batch):
             some = self.split.take(slice(at, at + self.batch))
-            found = fast.probabilities(network, some.images, self.batch)
+            found = fast.probabilities(self.twin, some.images, self.batch)
             losses += float(self.loss(some.labels, found)) * len(some)
             counts += confusion(some.labels, found.argmax(-1), len(names))
         dice = np.where(counts.sum(1), ratio("Dice", counts), np.nan)

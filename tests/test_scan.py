@@ -359,7 +359,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
             scan.segment(predictor, tmp_path / name, to)
 
     refused("nowhere.png", "No file is at .*nowhere.png")
-    refused("", "is a folder: give the scan's file")
+    refused("", "No file is at")
     for name in ("text.txt", "broken.png", "broken.nii.gz", "broken.hdr"):
         (tmp_path / name).write_text("not a scan")
         refused(name, f"{name} ")

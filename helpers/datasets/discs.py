@@ -29,8 +29,7 @@ def load(files, seed, cases):
     scans = {key: (images[-1], labels[-1]) for key, (images, labels) in found.items() if images and labels}
     incomplete = ", ".join(f"{subject}_MR{number}" for subject, number in found if (subject, number) not in scans)
     if not scans:
-        raise DataError(f"{files.path.name} holds no scan with T88_111/*_t88_gfc and FSL_SEG/*_fseg, each .hdr with "
-                        f".img; incomplete: {incomplete or 'none'}. Give an OASIS-1 disc.")
+        raise DataError(f"{files.path.name} has no whole OASIS-1 scan (*_t88_gfc and *_fseg); parts: {incomplete or 'none'}.")
     own = {split: [key for key in scans if key[1] == 1 and key[0][-3:] in numbers] for split, numbers in cases.items()}
     if like_the_course := all(own.values()):
         scans = {key: scans[key] for keys in own.values() for key in keys}

@@ -37,8 +37,7 @@ class Files:
             try:
                 self.zip = zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, OSError) as error:
-                raise DataError(f"{self.path.name} is not a folder and not a whole zip file ({error}). Copy it again, "
-                                "or give the unpacked folder.") from error
+                raise DataError(f"{self.path.name} is no folder and no whole zip file ({error}). Copy it again.") from error
             members = {info.filename.replace("\\", "/"): info for info in self.zip.infolist()}
             check_archive(self.path, {name: info.file_size for name, info in members.items()})
             self.members = {str(PurePosixPath(name)): info for name, info in members.items() if name[-1:] != "/"}
@@ -59,8 +58,7 @@ class Files:
         try:
             return self.zip.read(self.members[name]) if self.zip else self.members[name].read_bytes()
         except RuntimeError as error:  # a password, or a compression that Python lacks
-            raise DataError(f"{self.path.name} cannot be unpacked here ({error}). Unpack it by another program, and give "
-                            "the folder.") from error
+            raise DataError(f"{self.path.name} cannot be unpacked here ({error}). Do so, and give the folder.") from error
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise UnreadableError(f"{name} in {self.path.name} cannot be read ({error}). Copy it again.") from error
 
@@ -119,8 +117,7 @@ def find_pairs(names, pattern, where, example):
         raise DataError(f"No file in {where} is named like {example}.")
     for same in chain(*found.values()):
         if len(same) > 1:
-            raise DataError(f"{where} holds {PurePosixPath(same[0]).name} twice: {' and '.join(same)} in {where} are "
-                            "the same scan by name. Remove one.")
+            raise DataError(f"{where} holds {' and '.join(same)}: the same scan by name. Remove one.")
     for there, missing in ((0, "mask"), (1, "image")):
         if alone := [pair[there][0] for pair in found.values() if not pair[1 - there]]:
             raise DataError(f"{len(alone)} files of {where} have no {missing}: {', '.join(alone[:5])} "

@@ -17,6 +17,7 @@ FEWEST = 100  # labelled voxels
 LARGEST, LARGEST_MM = 2**28, 512  # voxels, mm along an axis
 # where an Analyze file's axes lead, by its orient byte; without one LAS
 ORIENT = {b"\1": "LSA", b"\2": "ASL", b"\3": "LPS", b"\4": "LIA", b"\5": "ASR"}
+NUMBERS = "0 background, 1 CSF, 2 grey matter, 3 white matter"
 INFINITE = 0.001  # share of a scan's voxels, at most
 HEAD = 25  # grey values above this are taken for head, those below for air
 NAME = r"(?P<subject>.+?)(?P<mask>_seg)?\.(?:nii\.gz|nii|hdr)"
@@ -82,8 +83,7 @@ def read_volume(file, numbers=0, axial=False):
         if not np.isfinite(image.affine).all() or np.prod(image.shape, dtype=float) > LARGEST or not np.all(
                 (millimetres > 10) & (millimetres < LARGEST_MM)):
             raise DataError(f"{file.name} is {' x '.join(f'{mm:g}' for mm in millimetres)} mm large, {image.shape} "
-                            f"voxels. Heads have 10 to {LARGEST_MM} mm along each axis, and at most {LARGEST:,} voxels. Is "
-                            "its header damaged, or is it a thin slab?")
+                            f"voxels. Heads have 10 to {LARGEST_MM} mm along each axis, at most {LARGEST:,} voxels.")
         array = np.asanyarray(image.dataobj).reshape(image.shape[:3])
     except FileNotFoundError as error:
         other = Path(str(error.filename)).name
@@ -95,8 +95,7 @@ def read_volume(file, numbers=0, axial=False):
                         "reverse? Is a .mat beside it another program's? Else copy or download it again.") from error
     array = array.astype(np.float32)
     if np.isinf(array).mean() > INFINITE or np.isfinite(array).mean() < numbers:
-        raise DataError(f"{file.name} has {np.isinf(array).sum():,} infinite voxels and {np.isnan(array).sum():,} that are "
-                        "not a number. Export it again, or write 0 there.")
+        raise DataError(f"{file.name} has {(~np.isfinite(array)).sum():,} voxels that are no number. Export it again.")
     array = np.nan_to_num(array, copy=False, posinf=0, neginf=0)
     if numbers == 1:  # labels, perhaps computed with, such as 2.9999998
         for plane in array:
@@ -133,15 +132,13 @@ def places(volume):
 def check_pair(volume, labels, name, other):
     """Raise DataError, with the files' names, unless shapes and positions agree and the labels are 0, 1, 2 and 3."""
     if volume.shape != labels.shape:
-        raise DataError(f"{other} {labels.shape} does not lie on the grid of {name} {volume.shape}. Resample the "
-                        "labels to the volume, by nearest neighbour.")
+        raise DataError(f"{other} {labels.shape} does not lie on the grid of {name} {volume.shape}. Resample it to that.")
     if not any(np.allclose(one, two, atol=0.01) for one in places(volume) for two in places(labels)):
         raise DataError(f"{other} has as many voxels as {name}, but its header puts them elsewhere. If it was drawn on "
                         "that volume, its affine is lost: copy the volume's. If not, resample the labels to the volume.")
     strange = np.setdiff1d(labels.dataobj, range(len(TISSUES)))
     if len(strange):
-        raise DataError(f"{other} has the labels {', '.join(f'{v:g}' for v in strange[:8])}; expected 0 background, "
-                        "1 CSF, 2 grey matter, 3 white matter.")
+        raise DataError(f"{other} has the labels {', '.join(f'{v:g}' for v in strange[:8])}; expected {NUMBERS}.")
     if (tissue := np.count_nonzero(labels.dataobj)) < FEWEST:
         raise DataError(f"{other} labels {tissue} voxels as tissue; a brain has many more.")
     check_greys(volume, name)
