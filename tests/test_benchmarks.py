@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import context, ingredients, people, race, speed
+from benchmarks import context, gpu, ingredients, people, race, speed
 from benchmarks.kills import tiny, toy
 from keras import layers
 
@@ -303,3 +303,22 @@ def test_errors_of_a_context_by_hand(tmp_path):
     assert (tmp_path / "rows.png").read_bytes()[:4] == b"\x89PNG"
     drawn = context.figure(pd.DataFrame([row])).figure.axes[0]
     assert [patch.get_width() for patch in drawn.patches] == [40, 20]
+
+
+def test_a_race_on_a_gpu_is_rehearsed_without_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "PART", 16)
+    monkeypatch.setattr(gpu.backend, "set_up", lambda: None)
+    gpu.main(["pack", str(tmp_path), "--dataset", "practice", "--options", "slices=24 validation_slices=8 test_slices=8"])
+    assert sorted(file.name for file in tmp_path.glob("*.npz")) == [
+        "test-000.npz", "train-000.npz", "train-001.npz", "validation-000.npz"]
+    name, brains = gpu.unpack(tmp_path)
+    whole = datasets.load(Recipe("practice", slices=24, validation_slices=8, test_slices=8))
+    for ours, theirs in zip(brains.splits, whole.splits):
+        assert np.array_equal(ours.images, theirs.images) and np.array_equal(ours.labels, theirs.labels)
+        assert ours.subjects.tolist() == theirs.subjects.tolist() and ours.positions.tolist() == theirs.positions.tolist()
+    assert (name, brains.box, brains.task) == ("practice", whole.box, whole.task)
+    gpu.main(["race", str(tmp_path), "--options", "filters=1 batch=8", "--passes", "1", "--epochs", "1", "--side", "64",
+              "--to", str(tmp_path / "runs" / "gpu.csv")])
+    rows, said = pd.read_csv(tmp_path / "runs" / "gpu.csv"), capsys.readouterr().out
+    assert rows["contestant"].tolist()[:2] == ["ours", "ours, 8 steps at once"] and (rows["slices"] == 24).all()
+    assert (rows["slices a second"] > 0).all() and "of the peak; .90 after nan s" in said and "FAIL: " in said

@@ -142,5 +142,29 @@ def test_a_process_that_does_not_come_is_not_waited_for_long(tmp_path):
     assert lonely.returncode and time.monotonic() - began < 60 and not list(tmp_path.iterdir()), said
 
 
+@pytest.mark.parametrize("slurm, options, devices, joined", [
+    ({"NNODES": "1", "GPUS_ON_NODE": "4"}, "epochs=2", 4, False),
+    ({"NNODES": "2", "GPUS_ON_NODE": "4", "ARRAY_TASK_ID": "7"}, "seed=%a batch=32", 8, True)])
+def test_a_cluster_runs_the_notebook_once_a_machine(slurm, options, devices, joined, tmp_path):
+    """By a SLURM that only says what it was asked."""
+    script = TESTS.parent / "helpers" / "cluster.sbatch"
+    assert len(script.read_text().splitlines()) <= 20
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for file, text in ((".venv/bin/papermill", 'printf "%s\\n" "$@"; env | grep ^KERAS_ | sort'),
+                       ("srun", 'SLURM_PROCID=1 "$@"'), ("scontrol", "echo node-a; echo node-b")):
+        (tmp_path / file).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / file).chmod(0o755)
+    names = {f"SLURM_{name}": value for name, value in (slurm | {"JOB_ID": "123"}).items()}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "KERAS"))} | names
+    done = subprocess.run(["bash", script, "my data.zip", options], cwd=tmp_path, capture_output=True, text=True,
+                          env=own | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    said = done.stdout.splitlines()
+    assert done.returncode == 0 and "my data.zip" in said and "runs/job-123-1.ipynb" in said
+    assert f"{options.replace('%a', '7')} devices={devices}" in said
+    told = {"KERAS_BACKEND=jax", "KERAS_DISTRIBUTION_NUM_PROCESSES=2", "KERAS_DISTRIBUTION_JOB_ADDRESSES=node-a:20123"}
+    assert told <= set(said) if joined else not told & set(said)
+    assert "KERAS_DISTRIBUTION_PROCESS_ID=1" in said
+
+
 if __name__ == "__main__":
     train(*sys.argv[1:])

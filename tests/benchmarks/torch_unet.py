@@ -1,6 +1,6 @@
 """The Improved U-Net in PyTorch, written plainly: what speed.py and race.py run by a Python that has PyTorch.
 
-Channels last, bfloat16 by autocast. Instances are normalised by GroupNorm(C, C) or by InstanceNorm2d: which is faster
+Channels last, bfloat16 by autocast, on a GPU where there is one. Instances are normalised by GroupNorm(C, C) or by InstanceNorm2d: which is faster
 depends on precision and machine, so speed.py measures both.
 """
 
@@ -65,7 +65,8 @@ class Trainer:
 
     def __init__(self, norm, precision, steps, learning_rate=3e-3, weight_decay=1e-4, seed=0, **shape):
         torch.manual_seed(seed)
-        self.network, self.low = ImprovedUNet(norm, **shape).to(memory_format=torch.channels_last), "bfl" in precision
+        self.device, self.low = "cuda" if torch.cuda.is_available() else "cpu", "bfl" in precision
+        self.network = ImprovedUNet(norm, **shape).to(self.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), learning_rate, weight_decay=weight_decay)
         warm = max(1, round(0.05 * steps))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: step / warm if step < warm else (
@@ -74,9 +75,9 @@ class Trainer:
     def step(self, images, labels):
         """Train on a batch of images uint8 (B, H, W, 1) and labels (B, H, W), with the loss of `helpers.train`."""
         self.network.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
-            found = self.network(torch.from_numpy(images))
-        wanted = F.one_hot(torch.from_numpy(labels).long(), found.shape[1]).permute(0, 3, 1, 2).float()
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.low):
+            found = self.network(self.given(images))
+        wanted = F.one_hot(self.given(labels).long(), found.shape[1]).permute(0, 3, 1, 2).float()
         both, total = (wanted * found).sum((0, 2, 3)), (wanted + found).sum((0, 2, 3))
         cross_entropy = -torch.log((wanted * found).sum(1).clamp_min(1e-7)).mean()
         self.optimizer.zero_grad(set_to_none=True)
@@ -88,8 +89,17 @@ class Trainer:
     def predict(self, images):
         """Probabilities (B, L, H, W) of images."""
         self.network.eval()
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.low):
-            return self.network(torch.from_numpy(images)).numpy()
+        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.low):
+            return self.network(self.given(images)).cpu().numpy()
+
+    def given(self, array):
+        """An array on the device."""
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    def wait(self):
+        """Until a GPU has done what it was told."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
 
 def speed_parts(name, precision, shape, batch, threads, filters):
