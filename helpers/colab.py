@@ -92,5 +92,5 @@ def local_copy(path, folder=None):
     except FileNotFoundError:
         raise SetUpError(f"Nothing is at {path}. Check its name in Drive; MyDrive is written in one word.") from None
     except OSError as error:
-        raise SetUpError(f"{path.name} could not be copied ({error}). Again, or put it into the file pane.") from None
+        raise SetUpError(f"{path.name} could not be copied ({error}). Run this again, or use the file pane.") from None
     return copy

@@ -106,7 +106,7 @@ def test_a_drive_that_cannot_be_mounted_is_said(google, monkeypatch):
         raise ValueError("mount failed")
 
     google.google_drive.mount = refuse
-    with pytest.raises(colab.SetUpError, match="could not be mounted .mount failed.. Run this cell again and allow it"):
+    with pytest.raises(colab.SetUpError, match="could not be mounted .mount failed.. Allow it, or use the file pane"):
         colab.set_up(Path.cwd(), str(google.archive))
     monkeypatch.delitem(sys.modules, "google.colab")
     with pytest.raises(colab.SetUpError, match="this is not Colab: give a path on this machine"):
@@ -135,7 +135,7 @@ def test_a_copy_is_whole_or_not_there(google, monkeypatch):
 
     with monkeypatch.context() as broken:
         broken.setattr(shutil, "copy2", break_off)
-        with pytest.raises(colab.SetUpError, match="slices.zip could not be copied .*Input/output error.*Run this"):
+        with pytest.raises(colab.SetUpError, match="slices.zip could not be copied .*Input/output error.*file pane"):
             colab.local_copy(google.archive)
     assert not Path("runs/data/slices.zip").exists()
     assert colab.local_copy(google.archive).read_bytes() == b"zip"

@@ -113,7 +113,7 @@ def test_a_packed_disc_is_to_be_unpacked(tmp_path):
 
 def test_a_folder_without_whole_scans(tmp_path):
     write_scan(tmp_path / "disc1", "OAS1_0007_MR1", labels=False)
-    with pytest.raises(DataError, match="holds no scan with .*; incomplete: OAS1_0007_MR1. Give an OASIS-1 disc"):
+    with pytest.raises(DataError, match="has no whole OASIS-1 scan .*; parts: OAS1_0007_MR1."):
         load(tmp_path)
 
 

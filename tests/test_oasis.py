@@ -182,7 +182,7 @@ def test_colour_picture_is_not_guessed_at(course):
 def test_zip_cut_short(course, tmp_path):
     file = zip_of(course, tmp_path / "whole.zip")
     file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(DataError, match="whole.zip is not a folder and not a whole zip"):
+    with pytest.raises(DataError, match="whole.zip is no folder and no whole zip"):
         load(file)
 
 
@@ -205,7 +205,7 @@ def test_same_slice_twice(course):
     copy = course / "again" / "keras_png_slices_train"
     copy.mkdir(parents=True)
     shutil.copy(course / "keras_png_slices_train" / "case_001_slice_0.nii.png", copy)
-    with pytest.raises(DataError, match="case_001_slice_0.nii.png twice"):
+    with pytest.raises(DataError, match="case_001_slice_0.nii.png: the same scan by name"):
         load(course)
 
 

@@ -104,7 +104,7 @@ def test_the_mask_is_background_where_all_training_people_have_it_and_tissue_whe
     run.dataset = None
     without = Predictor(run, context="mask")
     assert without.probabilities(test.images).shape == (4, 24, 32, 4)  # a scan's
-    with pytest.raises(RunError, match="a folder is opened without its data, and so without the mask"):
+    with pytest.raises(RunError, match="a folder is opened without its data, thus without the mask"):
         without.labels(test)
 
 

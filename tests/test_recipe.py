@@ -55,8 +55,7 @@ def test_everything_wrong_is_said_at_once():
         "There is no option 'epoch'. Did you mean 'epochs'?",
         "seed is given twice.",
         "'7' is not like name=value.",
-        "practice makes its own brains: leave DATA empty (it is 'x.zip'). "
-        "For the course's slices, set DATASET to oasis.",
+        "practice makes its own brains: leave DATA empty (it is 'x.zip'), or set DATASET to oasis.",
         "start is 'varid'; it must be practice, varied, the folder of a finished run, or random.",
         "network is 'u-net'; it must be improved_unet or unet.",
         "filters is 0; it must be a whole number from 1 to 256.",

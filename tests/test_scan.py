@@ -399,7 +399,7 @@ def test_what_is_no_scan_is_told_what_it_is(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 1200), np.uint8), np.diag([9, 9, 9, 1])), tmp_path / "series.nii")
     refused("series.nii", r"has 4 axes .*1200\) .* Of a series, save one volume")
     nib.save(nib.Nifti1Image(array[..., :8], np.eye(4)), tmp_path / "slab.nii")
-    refused("slab.nii", "is 40 x 60 x 8 mm large, .* is it a thin slab")
+    refused("slab.nii", "is 40 x 60 x 8 mm large, .* Heads have 10 to 512 mm")
     axes = [nib.cifti2.ScalarAxis(["a"]), nib.cifti2.BrainModelAxis.from_mask(np.ones((3, 3, 3)), affine=np.eye(4))]
     nib.save(nib.Cifti2Image(np.zeros((1, 27), np.float32), axes), tmp_path / "a.dscalar.nii")
     refused("a.dscalar.nii", r"surfaces \(CIFTI\) are none")

@@ -93,12 +93,6 @@ def test_augmented_shows_what_preprocess_makes(split):
     assert np.array_equal(drawn(show.augmented(split, None, 1), 1), split.images[4, ..., 0])
 
 
-def test_greys_count_pixels(split):
-    lines = show.greys(split).figure.axes[0].lines
-    for label, line in enumerate(lines):  # every pixel of a label has the grey 60 x label
-        assert line.get_ydata()[60 * label] == pytest.approx(100 * (split.labels == label).mean())
-
-
 def test_network_connections_are_the_graphs():
     net = model.improved_unet((32, 32, 1), 4, filters=4, dropout=0.0, levels=3, supervised=2)
     expected = {("image", "input"), ("input", "down_1"), ("down_1", "context_1"), ("context_1", "down_2"),
@@ -111,14 +105,6 @@ def test_network_connections_are_the_graphs():
     assert figure.get_suptitle() == f"improved_unet: {net.count_params():,} weights"
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["8x8", "16x16", "32x32"]
     assert len(figure.axes[0].patches) == len({block for pair in expected for block in pair} - {"image"})
-
-
-def test_halving_by_hand(split):
-    picture = show.halved(split, [[1, 0, 0], [0, 0, 0], [0, 0, 0]])  # takes the first pixel of four
-    image = split.images[4, ..., 0]
-    assert np.array_equal(drawn(picture, 1), image[::2, ::2])
-    assert np.array_equal(drawn(picture, 2), image.reshape(8, 2, 8, 2).max((1, 3)))
-    assert titles(picture)[2] == "largest of 2x2 (pooling): 8x8"
 
 
 @pytest.fixture
