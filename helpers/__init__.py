@@ -12,7 +12,8 @@ train       loss, validation, learning rate, one line per epoch
 run         Run: a folder in which a network is trained; a stopped run goes on where it was
 predict     Predictor: images in, labels out, in their own frame
 show        every figure
-scan        a scan of your own -> a mask on its own grid; python -m helpers.scan
+scan        scans of your own -> masks on their own grid; python -m helpers.scan
+export      a run -> ONNX, LiteRT and a model card; python -m helpers.export
 play        slice browser
 colab       what Colab needs beyond a plain Jupyter
 """

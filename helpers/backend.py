@@ -43,11 +43,13 @@ def import_quietly():
 def join():
     """Join the processes that the environment names as `keras.distribution.initialize` does; all train one network."""
     try:
+        if keras.config.backend() != "jax":
+            raise ValueError(f"this is {keras.config.backend()}")
         import jax
-        jax.distributed.initialize(
-            os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES"), int(os.environ[PROCESSES]),
-            int(os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", 0)), initialization_timeout=PATIENCE,
-            heartbeat_timeout_seconds=PATIENCE)
+        jax.distributed.initialize(  # SLURM would give each process one GPU only
+            os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES", "").split(",")[0], int(os.environ[PROCESSES]),
+            int(os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", 0)), cluster_detection_method="deactivate",
+            initialization_timeout=2 * PATIENCE, heartbeat_timeout_seconds=PATIENCE)
     except (ImportError, ValueError, RuntimeError) as error:
         raise UserError(f"The processes did not find each other ({error}). All need KERAS_BACKEND=jax.") from error
 
@@ -80,16 +82,18 @@ def shared(devices, batch):
     """Two contexts, to make a network in and to train it in, so that devices share each batch; UserError if they cannot."""
     if devices == 1 and processes()[1] == 1:
         return nullcontext(), nullcontext()
-    found = keras.distribution.list_devices()
+    found = keras.distribution.list_devices() if keras.config.backend() in ("jax", "tensorflow") else []
     if devices > len(found) or devices < len(found) and processes()[1] > 1:
         raise UserError(f"devices is {devices}; here are {len(found)}: {', '.join(found)}.")
     if batch % devices:
         raise UserError(f"batch is {batch}; {devices} devices share a multiple of {devices}.")
+    if keras.config.backend() == "tensorflow" and keras.mixed_precision.dtype_policy().name == "mixed_float16":
+        raise UserError("TensorFlow cannot share batches in mixed_float16. Set KERAS_BACKEND=jax.")
     if keras.config.backend() == "jax":
         share = keras.distribution.DataParallel(devices=found[:devices], auto_shard_dataset=False)
         return share.scope(), share.scope()
-    import tensorflow as tf
-    return tf.distribute.MirroredStrategy([name.upper() for name in found[:devices]]).scope(), nullcontext()
+    strategy = sys.modules["tensorflow"].distribute.MirroredStrategy
+    return strategy([name.upper() for name in found[:devices]]).scope(), nullcontext()
 
 
 @contextmanager

@@ -49,6 +49,8 @@ def whole(predictor, networks):
 
 def export(run, formats=tuple(FORMATS)):
     """Write a finished run in some formats, and its model card; their folder. RunError on what cannot be written."""
+    if unfinished := [str(one.folder) for one in (run, *run.others) if not one.finished]:
+        raise RunError(f"{', '.join(unfinished)}: not finished. Train it to its end first.")
     predictor, folder, text = Predictor(run), run.folder / "export", card(run)
     network = whole(predictor, [keras.saving.load_model(one.folder / NETWORK, compile=False) for one in (run, *run.others)])
     network.predict_on_batch(np.zeros((1, *network.input_shape[1:]), np.uint8))  # only what was called is exported
@@ -66,7 +68,7 @@ def card(run):
     """A run's model card, a text."""
     last, verdict = run.history.loc[run.best], run.results / "verdict.json"
     dice = {"validation": {name: last[f"val_dice {name}"] for name in run.task.names},
-            "test": json.loads(verdict.read_text())["dice"] if verdict.exists() else {}}
+            "test": json.loads(verdict.read_text())["dice"] if verdict.exists() and not run.recipe.context else {}}
     told = {split: ", ".join(f"{name} {value:.4f}" for name, value in own.items() if value is not None) or "not evaluated"
             for split, own in dice.items()}
     lists = {"recipe": [row[:2] for row in run.recipe.rows()], "versions": run.state["versions"].items()}

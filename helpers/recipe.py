@@ -111,7 +111,7 @@ class Recipe:
         """The recipe of the run that `start` names, with this one's network; None where it names none."""
         if self.start not in SETS:
             return None
-        shape = {name: getattr(self, name) for name in ("network", "filters", "dropout", "seed")}
+        shape = {name: getattr(self, name) for name in ("network", "filters", "dropout", "devices", "seed")}
         return Recipe.choose(self.start, gpu=self.machine == "GPU").change(**shape, start=None, networks=1)
 
     @property

@@ -177,7 +177,7 @@ class Run:
         batch = min(recipe.batch, len(seen[0]))
         batches = preprocess.Batches(seen[0], batch, recipe.augment, shuffle=True, seed=recipe.seed,
                                      oversample=recipe.oversample, part=backend.processes(),
-                                     workers=min(4, os.cpu_count() or 1))
+                                     workers=1 if recipe.devices > 1 else min(4, os.cpu_count() or 1))  # TensorFlow peeks
         making, training = backend.shared(recipe.devices, batch)
         with making:
             network = self.untrained() if recipe.devices > 1 else fast.quick(self.untrained())
@@ -205,11 +205,11 @@ class Run:
                 raise
             print(f"Stopped: the best weights so far are kept. Run this again to go on, up to {recipe.epochs} epochs.")
         except Exception as error:  # each backend has its own
-            if backend.processes()[1] > 1 and not isinstance(error, UserError):
+            if FULL.search(f"{type(error).__name__} {error}"):
+                raise RunError(f"A batch of {batch} slices does not fit into memory. Set batch={batch // 2 or 1}.") from error
+            if backend.processes()[1] > 1 and isinstance(error, RuntimeError):
                 raise RunError(f"Another process no longer answers ({error}). Start all again: epochs are kept.") from error
-            if not FULL.search(f"{type(error).__name__} {error}"):
-                raise
-            raise RunError(f"A batch of {batch} slices does not fit into memory. Set batch={batch // 2 or 1}.") from error
+            raise
 
     def commit(self, network, row):
         """Make an epoch part of the run: its weights, then, in one step, the state that names them."""
@@ -362,7 +362,9 @@ def read_state(folder):
         return None
     try:
         state = json.loads(file.read_text())
-        unknown = "".join(f"; no option {name}" for name in sorted({*state["recipe"]} - {*Recipe.__dataclass_fields__}))
+        unknown = "".join(f"; no option {name}" for name, value in sorted(state["recipe"].items())
+                          if value and name not in Recipe.__dataclass_fields__)
+        state["recipe"] = {name: value for name, value in state["recipe"].items() if name in Recipe.__dataclass_fields__}
         if state["version"] == VERSION and not unknown:
             return state
         found = f"its version is {state['version']}, this project's {VERSION}{unknown}"

@@ -10,7 +10,7 @@ Written: RUN/results/NAME-CODE_labels.nii.gz for a volume, .hdr with .img for on
 picture. CODE stands for the scan's content, so that scans of one name keep their masks apart. A volume's mask holds
 0 background, 1 CSF, 2 grey matter, 3 white matter; a picture's holds the labels' greys. Printed: how much there is of
 each label, and Dice where true labels lie beside a volume, as NAME_seg with the same ending; without them nobody can
-tell it. Of a folder, this goes into a table, RUN/results/FOLDER.csv, a row a scan; only what is wrong is printed.
+tell it. Of a folder, this goes into a table, RUN/results/FOLDER-CODE.csv, a row a scan; only what is wrong is printed.
 
 Exit status: 0 where nothing speaks against any mask; 1 where a file could not be used, or a line above a table says
 what is wrong with its mask; 2 where SCAN is not given.
@@ -42,6 +42,7 @@ from helpers.evaluate import confusion, ratio
 from helpers.predict import Predictor
 from helpers.recipe import UserError
 
+OTHERS = f"process-{backend.processes()[0]}" if backend.processes()[0] else ""  # where others than the first write
 VOLUME = re.compile(r"(.+?)\.(nii|nii\.gz|hdr|img)", re.IGNORECASE)  # a volume's file name
 SCANS = re.compile(r".+?(?<!_seg)(?<!_mask)(?<!_labels)\.(nii|nii\.gz|hdr|png|jpe?g|tiff?|bmp)", re.IGNORECASE)  # in a folder
 # Darker than the share AIR of a scan's brightest grey, and not enclosed by brighter tissue, is air; of the labels that
@@ -83,7 +84,7 @@ def segment(predictor, file, folder):
     predicted. Raises DataError, naming the file, on what cannot be read.
     """
     try:
-        file, folder = Path(file).expanduser(), Path(folder).expanduser()
+        file, folder = Path(file).expanduser(), Path(folder).expanduser() / OTHERS
         if not file.is_file():
             raise DataError(f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
         with file.open("rb") as stream:
@@ -97,7 +98,7 @@ def segment(predictor, file, folder):
 
 def example(dataset, folder, seed=0):
     """A scan to try where the reader has none: for brains a practice brain of no split, else a test picture."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder := folder / OTHERS).mkdir(parents=True, exist_ok=True)
     if dataset.image_shape[-1] == 1:
         spread = practice.VARIED if "varied" in dataset.task.title else practice.COURSE
         return practice.write_scan(folder / "practice_brain_synthetic.nii.gz", seed=seed, spread=spread)[0]
@@ -227,7 +228,8 @@ def of_folder(predictor, folder, results):
     A scan whose row is there, and whose mask is newer than the scan and the run, is not segmented again.
     """
     results.mkdir(exist_ok=True)
-    table, newest, rows = results / f"{folder.resolve().name}.csv", (results.parent / run.STATE).stat().st_mtime, {}
+    code, newest, rows = digest(str(folder.resolve()).encode()), (results.parent / run.STATE).stat().st_ctime, {}
+    table = results / f"{folder.resolve().name}-{code}.csv"
     files = {str(file.relative_to(folder)): file for file in sorted(below(folder))
              if SCANS.fullmatch(file.name) and results.parent.resolve() not in file.resolve().parents}
     if not files:
@@ -235,7 +237,7 @@ def of_folder(predictor, folder, results):
     with suppress(OSError, ValueError):  # not there, or damaged: all is done again
         rows = pd.read_csv(table, index_col="scan", keep_default_na=False).to_dict("index")
     rows = {name: row for name, row in rows.items() if name in files and (mask := results / row["mask"]).is_file()
-            and mask.stat().st_mtime > max(newest, files[name].stat().st_mtime)}
+            and mask.stat().st_mtime > max(newest, files[name].stat().st_ctime)}
     print(f"{len(files)} scans, {len(rows)} of them done before; the table is {table}", flush=True)
     for name in track(sorted({*files} - {*rows}), "Segmenting"):
         rows[name] = {"mask": "", "problem": ""}

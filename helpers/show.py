@@ -39,10 +39,6 @@ class Picture:
         """The picture as the bytes of a PNG file."""
         return print_figure(self.figure, bbox_inches=None)
 
-    def save(self, file):
-        """Write it to a PNG file."""
-        self.figure.savefig(file)
-
 
 def axes_of(rows=1, columns=1, width=3.0, height=3.0, title=None):
     """A figure, and its axes as a 2-D array; closed, so that it is shown once."""

@@ -139,7 +139,7 @@ def test_a_process_that_does_not_come_is_not_waited_for_long(tmp_path):
     [lonely] = together(tmp_path, OPTIONS, only=[0])
     began = time.monotonic()
     _, said = lonely.communicate(timeout=120)
-    assert lonely.returncode and time.monotonic() - began < 60 and not list(tmp_path.iterdir()), said
+    assert lonely.returncode and time.monotonic() - began < 100 and not list(tmp_path.iterdir()), said
 
 
 @pytest.mark.parametrize("slurm, options, devices, joined", [

@@ -116,7 +116,7 @@ def test_a_folder_that_cannot_be_listed_is_named(course, monkeypatch):
 def test_a_folder_of_zips_and_a_zip_that_cannot_be_unpacked(course, tmp_path):
     (tmp_path / "folder").mkdir()
     file = zip_of(course, tmp_path / "folder" / "slices.zip")
-    with pytest.raises(DataError, match="folder holds nothing but slices.zip: give the zip itself"):
+    with pytest.raises(DataError, match="folder holds nothing but slices.zip. Unpack it"):
         load(tmp_path / "folder")
     raw = file.read_bytes()
     for at, value, complaint in ((8, 9, "compression method is not supported"), (6, 1, "encrypted")):

@@ -2,6 +2,7 @@ import gzip
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -516,7 +517,8 @@ def test_a_folder_is_segmented_scan_by_scan_into_a_table(tmp_path, capsys):
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     assert not scan.of_folder(brains(), folder, results)
     said, wrong = capsys.readouterr()
-    table = pd.read_csv(results / "clinic.csv").set_index("scan")
+    [table] = results.glob("clinic-*.csv")
+    table = pd.read_csv(table).set_index("scan")
     assert sorted(table.index) == ["a.nii.gz", "bad.nii", "deeper/a.hdr", "slice.png"] and "4 scans, 0 of them" in said
     assert table.loc["a.nii.gz"].filter(like="Dice").tolist() == [1, 1, 1, 1]
     alone = scan.segment(brains(), folder / "a.nii.gz", tmp_path).table["millilitres"]
@@ -532,7 +534,8 @@ def test_a_folder_started_again_goes_on_with_what_is_missing(tmp_path, monkeypat
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("")
     scan.of_folder(brains(), folder, results)
-    whole, asked, segment = (results / "clinic.csv").read_text(), [], scan.segment
+    [table] = results.glob("clinic-*.csv")
+    whole, asked, segment = table.read_text(), [], scan.segment
     monkeypatch.setattr(scan, "segment", lambda predictor, file, to: asked.append(file.name) or segment(predictor, file, to))
 
     def again(*wanted):
@@ -540,24 +543,23 @@ def test_a_folder_started_again_goes_on_with_what_is_missing(tmp_path, monkeypat
         asked.clear()
         scan.of_folder(brains(), folder, results)
         assert sorted(asked) == sorted(wanted)
-        assert sorted((results / "clinic.csv").read_text().splitlines()) == sorted(whole.splitlines())
+        assert sorted(table.read_text().splitlines()) == sorted(whole.splitlines())
 
     again("bad.nii")
     next(results.glob("slice-*")).unlink()
     again("bad.nii", "slice.png")
-    (results / "clinic.csv").write_text(whole[:whole.rindex("slice.png") + 20])  # killed while a row was written
+    table.write_text(whole[:whole.rindex("slice.png") + 20])  # killed while a row was written
     again("bad.nii", "slice.png")
-    later = os.stat(next(results.glob("slice-*"))).st_mtime + 9
-    os.utime(folder / "slice.png", (later, later))
+    os.utime(folder / "slice.png", (1, 1))  # another file of that name, an older one
+    again("bad.nii", "slice.png")
+    (tmp_path / "run" / "run.json").touch()  # it predicts otherwise now
+    again("a.nii.gz", "a.hdr", "bad.nii", "slice.png")
+    other = shutil.copytree(folder, tmp_path / "elsewhere" / "clinic")  # of the same name
     asked.clear()
+    scan.of_folder(brains(), other, results)
+    assert len(asked) == 4 and len(list(results.glob("clinic-*.csv"))) == 2
+    table.write_bytes(b"\xff\x00")
     scan.of_folder(brains(), folder, results)
-    assert sorted(asked) == ["bad.nii", "slice.png"]
-    os.utime(tmp_path / "run" / "run.json", (later, later))  # it predicts otherwise now
-    asked.clear()
-    scan.of_folder(brains(), folder, results)
-    assert len(asked) == 4
-    (results / "clinic.csv").write_bytes(b"\xff\x00")
-    scan.of_folder(brains(), folder, results)
-    assert len(pd.read_csv(results / "clinic.csv")) == 4
+    assert len(pd.read_csvtable) == 4
     with pytest.raises(DataError, match="No scan .* is below"):
         scan.of_folder(brains(), results.parent, results)  # what a run wrote is no scan

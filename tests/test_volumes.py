@@ -89,7 +89,7 @@ def test_pairs_and_files_are_checked(folder):
     with pytest.raises(DataError, match="scan1_seg.nii.gz is not a readable volume"):
         load(folder)
     file.unlink()
-    with pytest.raises(DataError, match="scan1.nii.gz is part of a pair"):
+    with pytest.raises(DataError, match="have no .*: scan1.nii.gz. Add it"):
         load(folder)
 
 

@@ -1,6 +1,5 @@
 """Reading files from a folder or straight from a zip, with errors that name the file."""
 
-import filecmp
 import io
 import os
 import re
@@ -44,14 +43,7 @@ class Files:
         self.names = sorted(name for name in self.members
                             if not any(part.startswith((".", "__MACOSX")) for part in name.split("/")))
         if self.names and all(name.lower().endswith(".zip") for name in self.names):
-            raise DataError(f"{self.path.name} holds nothing but {', '.join(self.names[:5])}: "
-                            + ("unpack it, and give one of these." if self.zip else "give the zip itself."))
-
-    def same(self, one, two):
-        """Whether two files have the same content; in a zip, by the checksums that it has of them."""
-        if self.zip:
-            return self.members[one].CRC == self.members[two].CRC
-        return filecmp.cmp(self.members[one], self.members[two], shallow=False)
+            raise DataError(f"{self.path.name} holds nothing but {', '.join(self.names[:5])}. Unpack it, give one of these.")
 
     def read(self, name):
         """Bytes of one file."""
@@ -86,8 +78,7 @@ def check_archive(path, sizes):
         if ".." in PurePosixPath(name).parts or name.startswith("/"):
             raise DataError(f"{path.name} holds {name}, which leads out of the archive. Get it from its source.")
     if sum(sizes.values()) > LARGEST or max(sizes.values(), default=0) > LARGEST_FILE:
-        gigabytes = sum(sizes.values()) / 1024**3
-        raise DataError(f"{path.name} would unpack to {gigabytes:.0f} GB: too much. Get it from its source.")
+        raise DataError(f"{path.name} would unpack to {sum(sizes.values()) / 1024**3:.0f} GB. Get it from its source.")
 
 
 def find(names, pattern):
@@ -120,8 +111,7 @@ def find_pairs(names, pattern, where, example):
             raise DataError(f"{where} holds {' and '.join(same)}: the same scan by name. Remove one.")
     for there, missing in ((0, "mask"), (1, "image")):
         if alone := [pair[there][0] for pair in found.values() if not pair[1 - there]]:
-            raise DataError(f"{len(alone)} files of {where} have no {missing}: {', '.join(alone[:5])} "
-                            f"{'is' if len(alone) == 1 else 'are'} part of a pair. Add what is missing or remove it.")
+            raise DataError(f"{len(alone)} files of {where} have no {missing}: {', '.join(alone[:5])}. Add it, or remove them.")
     return {key: (image, mask) for key, ([image], [mask]) in found.items()}
 
 

@@ -11,6 +11,7 @@ reads all that are in a folder. PyTorch races where it is installed. Seconds are
 import argparse
 import importlib.util
 import json
+import os
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+os.environ |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # room for PyTorch
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 from race import GOALS, batches_of, dice_of  # noqa: E402
 from speed import multiply_adds  # noqa: E402
@@ -129,7 +131,7 @@ def compete(name, contestant, splits, passes):
         dice = dice_of(splits[1].labels, contestant.predict(splits[1].images), len(splits[1].task.labels))
         rows.append({"contestant": name, "seconds": round(seconds, 2), "slices": (number + 1) * len(splits[0]),
                      "slices a second": round(len(splits[0]) / taken, 1), **dict(zip(splits[1].task.names, dice.round(4)))})
-        print(rows[-1], flush=True)
+        print(*rows[-1].values(), sep=", ", flush=True)
     return rows
 
 
@@ -146,7 +148,7 @@ def race(folder, options, passes, epochs, side, to):
     print(f"{brains}\na step: {work / 1e9:.2f} G multiply-adds a slice; matrices of {side}: {able / 1e12:.3f} T a second")
     rows = compete("ours", Ours(recipe, splits[0]), splits, passes)
     rows += compete("ours, 8 steps at once", Ours(recipe, splits[0], 8), splits, min(2, passes))
-    if importlib.util.find_spec("torch"):
+    if importlib.util.find_spec("torch") and splits[0].images.shape[-1] == 1:
         rows += compete("PyTorch", Torch(recipe, splits[0]), splits, passes)
     table = pd.DataFrame(rows)
     table["share of peak"] = (table["slices a second"] * work / able).round(3)

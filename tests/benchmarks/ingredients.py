@@ -199,7 +199,7 @@ def main(words=None):
     if chosen.draw:
         results = pd.read_csv(chosen.draw[0])
         print(table(results, "validation"))
-        figure(results, "validation").save(chosen.draw[1])
+        figure(results, "validation").figure.savefig(chosen.draw[1])
         return
     backend.set_up()
     options = chosen.options if "dropout=" in chosen.options else f"{DROPOUT} {chosen.options}"

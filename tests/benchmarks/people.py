@@ -83,7 +83,7 @@ def main(words=None):
     parser.add_argument("--draw", nargs=2, metavar=("CSV", "PNG"), help="draw results that are there already")
     chosen = parser.parse_args(words)
     if chosen.draw:
-        figure(pd.read_csv(chosen.draw[0])).save(chosen.draw[1])
+        figure(pd.read_csv(chosen.draw[0])).figure.savefig(chosen.draw[1])
         return
     backend.set_up()
     recipe = Recipe.choose(chosen.dataset, chosen.options, chosen.data, backend.has_gpu)
