@@ -267,7 +267,7 @@ def check(dataset):
             raise DataError(f"In {split.name}, a label is {split.labels.max()}; expected 0..{dataset.n_labels - 1}.")
         for subject in dict.fromkeys(split.subjects.tolist()):
             if seen.setdefault(subject.lower(), split.name) != split.name:
-                raise DataError(f"Subject {subject} is in {seen[subject.lower()]} and {split.name}. Remove it from one.")
+                raise DataError(f"Subject {subject} is in both {seen[subject.lower()]} and {split.name}: remove one.")
 
 
 def evenly(n, limit, ends=True):

@@ -235,7 +235,7 @@ def of_folder(predictor, folder, results):
     if not files:
         raise DataError(f"No scan (.nii, .nii.gz, .hdr, .png) is below {folder}.")
     with suppress(OSError, ValueError):  # not there, or damaged: all is done again
-        rows = pd.read_csv(table, index_col="scan", keep_default_na=False).to_dict("index")
+        rows = pd.read_csv(table, index_col="scan", dtype=str, keep_default_na=False).to_dict("index")
     rows = {name: row for name, row in rows.items() if name in files and (mask := results / row["mask"]).is_file()
             and mask.stat().st_mtime > max(newest, files[name].stat().st_ctime)}
     print(f"{len(files)} scans, {len(rows)} of them done before; the table is {table}", flush=True)

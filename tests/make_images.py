@@ -51,5 +51,5 @@ def measured():
 if __name__ == "__main__":
     backend.set_up()
     for name, picture in (measured() | (practice(sys.argv[1]) if sys.argv[1:] else {})).items():
-        picture.save(HERE.parent / "images" / f"{name}.png")
+        picture.figure.savefig(HERE.parent / "images" / f"{name}.png")
         print(f"images/{name}.png: {picture.alt}")

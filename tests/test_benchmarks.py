@@ -94,7 +94,7 @@ def test_people_set_aside_validate(many):
 def test_a_run_of_the_benchmark(many, tmp_path, monkeypatch, capsys):
     """One of two networks, one person aside: the second takes half the time, so that it has twice the epochs too."""
     clock = accumulate([0, 2, 0, 1, 0, 1, 0, 1])  # seconds, at the begin and end of each epoch
-    monkeypatch.setattr(train, "time", SimpleNamespace(time=lambda: next(clock)))
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(ingredients.backend, "set_up", lambda: None)
     monkeypatch.setattr(ingredients.datasets, "load", lambda recipe: many)
     monkeypatch.setattr(ingredients, "variants", lambda recipe, start=None: {

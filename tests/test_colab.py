@@ -65,7 +65,7 @@ def test_pip_says_why_it_fails():
 
 @pytest.mark.parametrize("error, sentence", [
     (ModuleNotFoundError("No module named 'nibabel'"), "No module named 'nibabel'. Install .*requirements.txt"),
-    (ValueError("numpy.dtype size changed"), "nibabel does not fit .*numpy.dtype size changed.*delete runtime"),
+    (ValueError("numpy.dtype size changed"), "nibabel does not fit .*numpy.dtype size changed.*environment or runtime"),
     (ImportError("numpy.core.multiarray failed"), "nibabel does not fit .*multiarray")])
 def test_a_package_that_is_missing_or_does_not_fit_is_named(error, sentence, monkeypatch):
     def load(name):

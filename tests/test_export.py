@@ -68,7 +68,7 @@ def test_the_exported_network_is_the_predictor(box, options, tmp_path):
     networks = [keras.saving.load_model(one.folder / "network.keras", compile=False) for one in (run, *run.others)]
     found = export.whole(predictor, networks).predict_on_batch(IMAGES)
     assert found.shape == (3, 40, 48, 4) and np.allclose(found.sum(-1), 1, atol=1e-5)
-    assert np.allclose(found, predictor.probabilities(IMAGES), atol=1e-4)
+    assert np.allclose(found, predictor.probabilities(IMAGES), atol=1e-3)
     assert np.ptp(found[..., 2]) > 0.01  # it says something
 
 

@@ -101,8 +101,8 @@ COMMANDS = list(commands())
 
 def test_commands_are_found():
     oasis = {"DATASET": "oasis", "DATA": "keras_png_slices_data.zip"}
-    assert COMMANDS[:3] == [{}, oasis | {"OPTIONS": "epochs=10 seed=1"}, oasis]
-    assert {"DATASET": "nuclei", "DATA": "stage1_train.zip"} in COMMANDS[3:]  # RESULTS.md's
+    assert COMMANDS[0] == {} and COMMANDS[1].items() >= oasis.items() and "OPTIONS" in COMMANDS[1]
+    assert {"DATASET": "nuclei", "DATA": "stage1_train.zip"} in COMMANDS[2:]  # RESULTS.md's
 
 
 @pytest.mark.parametrize("given", COMMANDS, ids=str)

@@ -26,13 +26,12 @@ def chosen(recipe):
 def test_machine_then_data_set_then_reader_then_environment(monkeypatch):
     on_processor = chosen(Recipe.choose("oasis", "epochs=10 filters=32", data="x"))
     on_gpu = chosen(Recipe.choose("oasis", data="x", gpu=True))
-    wanted = {"slices": (str(SETS["oasis"]["processor"]["slices"]), "this data set"),
+    wanted = {"slices": ("all", "this data set"),
               "validation_slices": (str(MACHINES["processor"]["validation_slices"]), "this machine"), "epochs": ("10", "you"),
               "filters": ("32", "you"), "dropout": ("0.0", "default")}
     assert {name: on_processor[name] for name in wanted} == wanted
-    assert {name: on_gpu[name] for name in ("slices", "epochs", "batch")} == {
-        "slices": ("all", "this machine"), "epochs": (str(MACHINES["GPU"]["epochs"]), "this machine"),
-        "batch": (str(MACHINES["GPU"]["batch"]), "this machine")}
+    assert {name: on_gpu[name] for name in ("validation_slices", "batch")} == {
+        "validation_slices": ("all", "this machine"), "batch": (str(SETS["oasis"]["both"]["batch"]), "this data set")}
     monkeypatch.setenv(ENVIRONMENT, "epochs=1, slices=12")
     last = chosen(Recipe.choose("oasis", "epochs=10 filters=32", data="x"))
     assert [last[name] for name in ("epochs", "slices", "filters")] == [
@@ -43,7 +42,7 @@ def test_data_sets_have_what_suits_them_on_both_machines():
     augment = {name: [Recipe.choose(name, data="x" if "data" in own else "", gpu=gpu).augment for gpu in (False, True)]
                for name, own in SETS.items()}
     assert augment == {name: [share, share] for name, share in {
-        "practice": 0, "varied": 0.7, "oasis": 0, "volumes": 0, "lgg": 0.7, "nuclei": 0.7}.items()}
+        "practice": 0, "varied": 0.7, "oasis": None, "volumes": 0, "lgg": 0.7, "nuclei": 0.7}.items()}
     assert (Recipe.choose("lgg", data="x").size, Recipe.choose("lgg", data="x", gpu=True).size) == (128, None)
     for name, own in SETS.items():
         assert not {*own.get("both", ()), *own.get("processor", ()), *own.get("GPU", ())} & {*lacks(name)}, name

@@ -356,12 +356,16 @@ def test_what_another_process_finished_meanwhile_is_read_back(finished, tmp_path
     assert mine.train().finished and outcome(mine) == outcome(finished)
 
 
-def test_a_loss_that_is_no_number_stops_and_the_epochs_before_stay(tmp_path):
-    def spoil(run, network):
-        network.set_weights([w * float("nan") for w in network.get_weights()])
+def test_a_loss_that_is_no_number_stops_and_the_epochs_before_stay(tmp_path, monkeypatch):
+    commit = run.Keeper.on_epoch_end
 
+    def spoil(keeper, epoch, logs=None):
+        commit(keeper, epoch, logs)
+        keeper.model.set_weights([w * float("nan") for w in keeper.model.get_weights()])
+
+    monkeypatch.setattr(run.Keeper, "on_epoch_end", spoil)
     with pytest.raises(RunError, match="is no number in epoch 2.*Lower the learning_rate"):
-        run_of(tmp_path, epochs=3).train(spoil)
+        run_of(tmp_path, epochs=3).train()
     left = run_of(tmp_path, epochs=3)
     assert len(left.history) == 1 and np.isfinite(left.network().get_weights()[0]).all()
 
@@ -412,7 +416,7 @@ def test_results_of_other_options_lie_side_by_side(finished):
     assert finished.keep(thing) is thing and (folder / "1-network-mirrors" / "a.csv").read_text() == "1"
     picture = SimpleNamespace(png=lambda: b"a picture")
     other = run_of(finished.folder.parent, networks=2, mirrors=False)
-    other.recipe = Recipe("practice", networks=2, mirrors=False, context="mask")
+    other.recipe = Recipe("oasis", networks=2, mirrors=False, context="mask")
     assert other.keep(picture, "curves") is picture and other.folder == finished.folder
     assert (folder / "2-networks-mask" / "curves.png").read_text() == "a picture"
     assert finished.summary() == {"weights": 228, "seconds an epoch": round(finished.history["seconds"][0], 1)}

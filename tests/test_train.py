@@ -37,9 +37,15 @@ def test_a_label_that_validation_lacks_does_not_choose_the_epoch(capsys):
         def predict_on_batch(self, images):
             return np.eye(3)[images[..., 0]]
 
+        def get_weights(self):
+            return []
+
+        def set_weights(self, weights):
+            assert weights == []
+
     task = Task("toy", [Label(name, 0, "#000000") for name in "abc"], "made here")
     split = Split("validation", guess[..., None].astype(np.uint8), truth.astype(np.uint8), np.array(["x"]), task)
-    validation, logs = train.Validation(split, 1, lambda truth, found: 0), {}
+    validation, logs = train.Validation(split, 1, lambda truth, found: 0, Network()), {}
     validation.set_model(Network())
     validation.on_epoch_end(0, logs)
     assert logs["val_worst dice"] == pytest.approx(2 / 3) and np.isnan(logs["val_dice c"])
@@ -54,10 +60,16 @@ def test_validation_pools_and_leaves_absent_labels_out():
         def predict_on_batch(self, images):
             return np.eye(3)[images[..., 0]]
 
+        def get_weights(self):
+            return []
+
+        def set_weights(self, weights):
+            assert weights == []
+
     labels = tuple(Label(name, grey, "#000000") for grey, name in enumerate("abc"))
     split = Split("validation", guess[..., None].astype(np.uint8), truth.astype(np.uint8), np.array(["s"] * 3),
                   Task("test", labels, ""))
-    validation, logs = train.Validation(split, 2, lambda truth, found: len(truth)), {}
+    validation, logs = train.Validation(split, 2, lambda truth, found: len(truth), Network()), {}
     validation.set_model(Network())
     validation.on_epoch_end(0, logs)
     expected = evaluate.dice(truth, guess, 3)
@@ -84,7 +96,7 @@ def test_a_network_is_prepared_as_its_recipe_says():
 
 def test_an_epochs_line_tells_its_time_and_the_time_left(monkeypatch, capsys):
     clock, now = train.Clock(4, ["a", "b"]), iter([100, 130, 200, 300])
-    monkeypatch.setattr(train.time, "time", lambda: next(now))
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(now))
     clock.on_train_begin()
     for epoch in (1, 2):
         logs = {"loss": 1.0, "val_loss": 2.0, "val_dice a": 0.5, "val_dice b": float("nan")}

@@ -137,7 +137,7 @@ def test_voxels_that_are_no_numbers(folder):
     load(folder)
     values[:, :, :2] = np.inf
     nib.save(nib.Nifti1Image(values, image.affine), folder / "scan1.nii.gz")
-    with pytest.raises(DataError, match="scan1.nii.gz has 4,800 voxels that are no number"):
+    with pytest.raises(DataError, match="scan1.nii.gz has .* voxels that are no number"):
         load(folder)
     nib.save(image, folder / "scan1.nii.gz")
     drawn = labels.get_fdata()
@@ -245,7 +245,7 @@ def test_volumes_that_are_no_scalar_head_are_named(folder):
         broken = nib.Nifti1Image(np.asarray(image.dataobj), np.eye(4))
         broken.header["sform_code"], broken.header["srow_x"] = 1, wrong[0]
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, broken.header), folder / "scan1.nii.gz")
-        with pytest.raises(DataError, match="scan1.nii.gz is .* Is its header damaged"):
+        with pytest.raises(DataError, match="scan1.nii.gz is .* mm along each axis"):
             load(folder)
 
 
