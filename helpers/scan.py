@@ -244,7 +244,7 @@ def of_folder(predictor, folder, results):
         try:
             found = segment(predictor, files[name], results)
             rows[name] = {"mask": found.file.name, "problem": found.warning} | {
-                f"{label}, {what}": value for what in found.table.columns[1:] for label, value in found.table[what].items()}
+                f"{label}, {what}": str(one) for what in found.table.columns[1:] for label, one in found.table[what].items()}
         except UserError as error:
             rows[name]["problem"] = str(error)
         replace_whole(table, pd.DataFrame.from_dict(rows, orient="index").sort_index().rename_axis("scan").to_csv)

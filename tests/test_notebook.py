@@ -62,7 +62,7 @@ def test_tables_of_practice_brains_say_so():
 
 def test_pictures_of_practice_brains_say_so_in_their_alternative_text():
     pictures = shown("image/png")
-    assert len(pictures) >= 13 and any(cell.startswith("play.browser") for cell, _, _ in pictures)
+    assert len(pictures) >= 12 and any(cell.startswith("play.browser") for cell, _, _ in pictures)
     for cell, _, metadata in pictures:
         assert len(metadata["alt"]) > 40, cell
         assert SYNTHETIC in metadata["alt"] or "show.network(network)" in cell

@@ -63,8 +63,8 @@ def test_everything_wrong_is_said_at_once():
         "slices is -5; it must be a whole number, 1 or more, or all.",
         "batch is '2.5'; it must be a whole number from 1 to 4096.",
         "learning_rate is nan; it must be a number from 1e-07 to 1.",
-        "mirrors is 'maybe'; it must be true or false.",
-        "practice has no option oversample."]
+        "practice has no option oversample.",
+        "mirrors is 'maybe'; it must be true or false."]
 
 
 @pytest.mark.parametrize("dataset, options, data, sentence", [

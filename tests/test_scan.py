@@ -560,6 +560,6 @@ def test_a_folder_started_again_goes_on_with_what_is_missing(tmp_path, monkeypat
     assert len(asked) == 4 and len(list(results.glob("clinic-*.csv"))) == 2
     table.write_bytes(b"\xff\x00")
     scan.of_folder(brains(), folder, results)
-    assert len(pd.read_csvtable) == 4
+    assert len(pd.read_csv(table)) == 4
     with pytest.raises(DataError, match="No scan .* is below"):
         scan.of_folder(brains(), results.parent, results)  # what a run wrote is no scan
