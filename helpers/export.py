@@ -9,7 +9,7 @@ networks and mirror images, but without `context`. Needed besides: pip install t
 
 import json
 import sys
-from contextlib import redirect_stdout
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ def whole(predictor, networks):
     total, ways = 0, predictor.ways
     for number, network in enumerate(networks):
         network.name = f"network_{number}"  # no two alike
-        total += sum(ops.flip(network(ops.flip(seen, axes)), axes) if axes else network(seen) for axes in ways)
+        total += sum(reduce(ops.flip, axes, network(reduce(ops.flip, axes, seen))) for axes in ways)
     mean = total / (len(ways) * len(networks))
     if shape != box.shape:
         mean = ops.image.resize(mean, box.shape, "bilinear")
@@ -81,8 +81,7 @@ def main(words):
     if len(words) != 1 or words[0].startswith("-"):
         raise SystemExit(__doc__)
     try:
-        with redirect_stdout(sys.stderr):
-            backend.set_up(precision="float32")
+        backend.set_up(precision="float32")
         print(export(Run.open(words[0])))
     except UserError as error:
         raise SystemExit(str(error)) from None
