@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +21,9 @@ OPTIONS = "network=unet filters=1 epochs=3 batch=4 learning_rate=1e-3 augment=0.
 BACKENDS = ["tensorflow", pytest.param("jax", marks=pytest.mark.skipif(not importlib.util.find_spec("jax"),
                                                                        reason="JAX is not installed"))]
 needs_jax = BACKENDS[1].marks[0]
+COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")  # what JAX compiles, for all processes here; goes when they end
+BRIEFLY = {"JAX_COMPILATION_CACHE_DIR": COMPILED.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+           "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def train(folder, options, epochs=99):
@@ -54,18 +58,22 @@ def train(folder, options, epochs=99):
 
 
 def started(backend, folder, *words, **environment):
-    """Such a training, in a process of its own."""
+    """Such a training, in a process of its own; what it prints goes to a file, which never keeps it waiting."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("OASIS_")}
-    own |= {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"} | environment
-    return subprocess.Popen([sys.executable, "-W", "ignore", __file__, folder, *words], env=own, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    own |= {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"} | BRIEFLY | environment
+    printed = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen([sys.executable, "-W", "ignore", __file__, folder, *words], env=own, text=True,
+                               stdout=printed, stderr=subprocess.PIPE)
+    process.printed = printed
+    return process
 
 
 def result(process, seconds=300):
     """What it printed last; AssertionError with what it complained of."""
-    said, wrong = process.communicate(timeout=seconds)
+    _, wrong = process.communicate(timeout=seconds)
     assert process.returncode == 0, wrong[-2000:]
-    return json.loads(said.splitlines()[-1])
+    process.printed.seek(0)
+    return json.loads(process.printed.read().splitlines()[-1])
 
 
 def alike(one, other):

@@ -65,6 +65,8 @@ def test_moving_a_slider_changes_the_picture(lab):
         page = player.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_page(
             viewport={"width": 1200, "height": 1000})
         page.set_default_timeout(120_000)
+        dialog = page.locator(".jp-Dialog")  # of a server that answered late, on a busy machine; it keeps clicks away
+        page.add_locator_handler(dialog, lambda: dialog.locator("button.jp-mod-accept").first.click())
         page.goto(lab)
         picture = page.locator("img.widget-image, .widget-image img").first
         for _ in range(10):  # a key pressed while JupyterLab is still starting is lost
