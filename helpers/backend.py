@@ -140,11 +140,6 @@ def gpu():
             return details.get("device_name", "GPU"), details.get("compute_capability", (0, 0))
     elif backend == "jax":
         import jax
-        for device in jax.devices()[:1]:
-            if device.platform == "gpu":
-                return device.device_kind, tuple(int(n) for n in str(device.compute_capability).split("."))
-    elif backend == "torch":
-        import torch
-        if torch.cuda.is_available():
-            return torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+        for device in (device for device in jax.devices() if device.platform == "gpu"):
+            return device.device_kind, tuple(int(n) for n in str(device.compute_capability).split("."))
     return None, (0, 0)

@@ -85,10 +85,9 @@ def local_copy(path, folder=None):
     copy = folder / path.name
     try:
         if not (copy.exists() and filecmp.cmp(path, copy)):
+            from helpers.datasets.files import replace_whole  # once packages are known to be there
             folder.mkdir(parents=True, exist_ok=True)
-            part = copy.with_name(f"part-{copy.name}")
-            shutil.copy2(path, part)
-            part.replace(copy)
+            replace_whole(copy, lambda part: shutil.copy2(path, part))
     except FileNotFoundError:
         raise SetUpError(f"Nothing is at {path}. Check its name in Drive; MyDrive is written in one word.") from None
     except OSError as error:

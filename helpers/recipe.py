@@ -77,7 +77,7 @@ class Recipe:
 
         `gpu` says whether there is one, or is a function that does, called once everything else is right.
         """
-        data = str(data or "")
+        data = str(data or "").strip().strip("\"'")  # as Windows copies a path
         reader, wrong = parse(options)
         environment, more = parse(os.environ.get(ENVIRONMENT, ""))
         given = reader | environment
@@ -188,10 +188,10 @@ def unknown_option(name):
 def parse(text):
     """{option: value} of a text such as "epochs=10 filters=32", and a sentence for everything in it that is none."""
     found, wrong = {}, []
-    for word in re.sub(r"\s*=\s*", "=", str(text).replace(",", " ")).split():
+    for word in re.sub(r"\s*=\s*", "=", str(text or "").replace(",", " ")).split():
         name, equals, value = word.partition("=")
         if not equals:
-            wrong.append(f"{word!r} is not like name=value.")
+            wrong.append(f"OPTIONS: {word!r} is not like name=value, such as epochs=10.")
         elif name not in OPTIONS:
             wrong.append(unknown_option(name))
         elif name in found:

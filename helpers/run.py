@@ -75,8 +75,10 @@ class Run:
         """
         run, state = cls.__new__(cls), read_state(folder := Path(folder).expanduser())
         if state is None:
+            within = ", ".join(sorted(file.parent.name for file in folder.glob(f"*/{NETWORK}")))
             raise RunError(f"{folder} is not the folder of a run: it has no {STATE}." + (
-                f" {first} is averaged with it: copy it there, or train it." if first else ""))
+                f" {first} is averaged with it: copy it there, or train it." if first else
+                f" Give one of the finished runs in it: {within}." if within else ""))
         run.folder, run.name, run.recipe = folder, state["name"], Recipe(**state["recipe"])
         run.dataset, run.build, run.start = None, model.of_recipe, None
         beside = () if first else state["others"]

@@ -21,7 +21,6 @@ import sys
 from argparse import ArgumentParser, RawTextHelpFormatter
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -43,8 +42,8 @@ from helpers.predict import Predictor
 from helpers.recipe import UserError
 
 OTHERS = f"process-{backend.processes()[0]}" if backend.processes()[0] else ""  # where others than the first write
-VOLUME = re.compile(r"(.+?)\.(nii|nii\.gz|hdr|img)", re.IGNORECASE)  # a volume's file name
-SCANS = re.compile(r".+?(?<!_seg)(?<!_mask)(?<!_labels)\.(nii|nii\.gz|hdr|png|jpe?g|tiff?|bmp)", re.IGNORECASE)  # in a folder
+VOLUME = re.compile(r"(?is)(.+?)\.(nii|nii\.gz|hdr|img)")  # a volume's file name
+SCANS = re.compile(r"(?is).+?(?<!_seg)(?<!_mask)(?<!_labels)\.(nii|nii\.gz|hdr|png|jpe?g|tiff?|bmp)")  # of a folder
 # Darker than the share AIR of a scan's brightest grey, and not enclosed by brighter tissue, is air; of the labels that
 # share may lie there. Of true labels, at most: IBSR 0.01, OASIS 0.005, stripped practice brains 0.07; dim nuclei 0.31.
 AIR, IN_VOLUME, IN_PICTURE = 0.1, 0.05, 0.5
@@ -112,28 +111,29 @@ def of_volume(predictor, file, folder):
     if predictor.channels != 1:
         raise DataError(f"{file.name} is a volume; this network takes {predictor.channels} channels. Train on brains first.")
     volume = read_volume(file)
-    check_greys(volume, file.name)
-    upright = resample_to_output(volume, (1, 1, 1), order=1)
-    greys = to_greys(upright)
+    check_greys(volume.dataobj, file.name)
+    greys = to_greys(upright := resample_to_output(volume, (1, 1, 1), order=1))
     corner = frame_corner(greys, predictor.frame)
     images = framed(greys, corner, predictor.frame)[..., None]
     maps, found = predict(predictor, file, images)
-    place = upright.affine @ nib.affines.from_matvec(np.eye(3), [*corner, 0])
-    labels = on_grid(maps, place, volume)
+    labels = on_grid(maps, upright.affine @ nib.affines.from_matvec(np.eye(3), [*corner, 0]), volume)
     name, ending = VOLUME.fullmatch(file.name).groups()
-    pair = ending.lower() in ("hdr", "img")
-    written = folder / f"{name}-{digest(np.asarray(volume.dataobj).ravel('K'))}_labels.{'hdr' if pair else 'nii.gz'}"
+    code = digest(np.asarray(volume.dataobj).ravel("K"), volume.affine.tobytes())
+    written = folder / f"{name}-{code}_labels.{'hdr' if ending.lower() in ('hdr', 'img') else 'nii.gz'}"
     write_like(file, labels, written)
     voxels = np.array([np.count_nonzero(labels == k) for k in range(n_labels)])
     millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
     table = pd.DataFrame({"in the mask": range(n_labels), "voxels": voxels, "millilitres": millilitres.round(1)},
                          task.names)
-    if (true := file.with_name(f"{name}_seg.{ending}")).exists():
-        check_pair(volume, truth := read_volume(true, numbers=1), file.name, true.name)
-        counts = sum(map(partial(confusion, n_labels=n_labels), truth.dataobj, labels))  # plane by plane
-        table["Dice on the scan's own grid"] = ratio("Dice", counts).round(4)
-    least = LEAST if min(nib.affines.voxel_sizes(volume.affine) * volume.shape) >= HEAD else 0
     note = "" if has_orientation(volume) else ". No orientation is stored: it was read as axial; look at the picture"
+    if (true := file.with_name(f"{name}_seg.{ending}")).exists():
+        try:
+            check_pair(volume, truth := read_volume(true, numbers=1), file.name, true.name)
+            counts = sum(confusion(*planes, n_labels) for planes in zip(truth.dataobj, labels))
+            table["Dice on the scan's own grid"] = ratio("Dice", counts).round(4)
+        except DataError as error:
+            note += f". There is no Dice: {error}"
+    least = LEAST if min(nib.affines.voxel_sizes(volume.affine) * volume.shape) >= HEAD else 0
     return ScanLabels(found, written, table, warning(found, IN_VOLUME, millilitres / 1000, least, predictor.box), note)
 
 
@@ -198,7 +198,10 @@ def of_picture(predictor, file, folder):
     its data set's are. One that a camera marked as turned (EXIF) is turned, and so is its mask.
     """
     channels, frame, task = predictor.channels, predictor.frame, predictor.task
-    picture = read_picture(file, "L" if channels == 1 else "RGB")
+    image = open_picture(file.read_bytes(), file.name, ("L", "LA", "P", "RGB", "RGBA"))
+    picture = np.array(ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB"))
+    if picture.any() and not np.ptp(picture):
+        raise DataError(f"{file.name} is of one grey, {picture.max()}, everywhere. Give the scan itself.")
     size = picture.shape[:2]
     full = [round(n * np.divide(size, frame).max()) for n in frame] if channels == 1 else size
     padding = Box(*-(np.subtract(full, size) // 2), *full)  # around the picture, in its middle
@@ -211,15 +214,9 @@ def of_picture(predictor, file, folder):
     written, greys = folder / f"{file.stem}-{digest(picture)}_labels.png", np.array([lb.grey for lb in task.labels])
     Image.fromarray(greys.astype(np.uint8)[labels]).save(written)
     pixels = np.bincount(labels.ravel(), minlength=len(greys))
-    shares = (100 * pixels / labels.size).round(2)
-    table = pd.DataFrame({"in the mask": greys, "pixels": pixels, "% of the picture": shares}, task.names)
+    table = pd.DataFrame({"in the mask": greys, "pixels": pixels,
+                          "% of the picture": (100 * pixels / labels.size).round(2)}, task.names)
     return ScanLabels(found, written, table, warning(found, IN_PICTURE))
-
-
-def read_picture(file, mode):
-    """An 8-bit picture as an array, grey (mode L) or colour (RGB), the way up that its camera marked."""
-    image = open_picture(file.read_bytes(), file.name, ("L", "LA", "P", "RGB", "RGBA"))
-    return np.array(ImageOps.exif_transpose(image).convert(mode))
 
 
 def of_folder(predictor, folder, results):
@@ -230,23 +227,24 @@ def of_folder(predictor, folder, results):
     results.mkdir(exist_ok=True)
     code, newest, rows = digest(str(folder.resolve()).encode()), (results.parent / run.STATE).stat().st_ctime, {}
     table = results / f"{folder.resolve().name}-{code}.csv"
-    files = {str(file.relative_to(folder)): file for file in sorted(below(folder))
-             if SCANS.fullmatch(file.name) and results.parent.resolve() not in file.resolve().parents}
+    there = {str(file.relative_to(folder)): file for file in sorted(below(folder))
+             if file.name[0] != "." and results.parent.resolve() not in file.resolve().parents}
+    files = {name: file for name, file in there.items() if SCANS.fullmatch(file.name)}
     if not files:
-        raise DataError(f"No scan (.nii, .nii.gz, .hdr, .png) is below {folder}.")
+        raise DataError(f"No scan (.nii, .nii.gz, .hdr, .png) is below {folder}. Make NIfTI of DICOM: dcm2niix.")
     with suppress(OSError, ValueError):  # not there, or damaged: all is done again
         rows = pd.read_csv(table, index_col="scan", dtype=str, keep_default_na=False).to_dict("index")
     rows = {name: row for name, row in rows.items() if name in files and (mask := results / row["mask"]).is_file()
             and mask.stat().st_mtime > max(newest, files[name].stat().st_ctime)}
-    print(f"{len(files)} scans, {len(rows)} of them done before; the table is {table}", flush=True)
+    print(f"{len(files)} scans, {len(rows)} of them done before, {len(there) - len(files)} other files left out; the table "
+          f"is {table}", flush=True)
     for name in track(sorted({*files} - {*rows}), "Segmenting"):
-        rows[name] = {"mask": "", "problem": ""}
         try:
             found = segment(predictor, files[name], results)
-            rows[name] = {"mask": found.file.name, "problem": found.warning} | {
+            rows[name] = {"mask": found.file.name, "problem": found.warning, "note": found.note.strip(". ")} | {
                 f"{label}, {what}": str(one) for what in found.table.columns[1:] for label, one in found.table[what].items()}
         except UserError as error:
-            rows[name]["problem"] = str(error)
+            rows[name] = {"mask": "", "problem": str(error)}
         replace_whole(table, pd.DataFrame.from_dict(rows, orient="index").sort_index().rename_axis("scan").to_csv)
     wrong = {name: row["problem"] for name, row in rows.items() if row["problem"]}
     print(*(f"{name}: {problem}" for name, problem in wrong.items()), sep="\n", file=sys.stderr)
@@ -264,8 +262,7 @@ def main(words):
             backend.set_up()  # the precision that the notebook has on this device
         predictor = Predictor.open(given.RUN)
     except UserError as error:
-        below = ", ".join(sorted(file.parent.name for file in given.RUN.glob(f"*/{run.NETWORK}")))
-        raise SystemExit(f"{error} Give one of the finished runs in it: {below}." if below else str(error)) from None
+        raise SystemExit(str(error)) from None
     for file in given.SCAN:
         try:
             if Path(file).expanduser().is_dir():

@@ -1,4 +1,5 @@
 import shutil
+from zlib import crc32
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +17,7 @@ def load(path):
     return datasets.load(Recipe("oasis", str(path)))
 
 
-def write_scan(folder, scan, n="n4", labels=True, seed=0):
+def write_scan(folder, scan, n="n4", labels=True):
     """One scan in OASIS-1's layout: Analyze 7.5, 16-bit big-endian, 176x208x176 at 1 mm."""
     place = folder / scan / "PROCESSED" / "MPRAGE" / "T88_111"
     (place / "FSL_SEG").mkdir(parents=True)
@@ -27,7 +28,7 @@ def write_scan(folder, scan, n="n4", labels=True, seed=0):
     drawn[84:92, 90:120, 80:110] = 1
     for z in range(20, 160):
         drawn[20, 18:z, z] = 0  # every plane has a mask of its own
-    image = drawn * 300 + np.random.default_rng(seed).integers(0, 50, drawn.shape, np.int16) * (drawn > 0)
+    image = drawn * 300 + np.random.default_rng(crc32(scan.encode())).integers(0, 50, drawn.shape, np.int16) * (drawn > 0)
     kinds = {f"{scan}_mpr_{n}_anon_111_t88_gfc": image}
     if labels:
         kinds[f"FSL_SEG/{scan}_mpr_{n}_anon_111_t88_masked_gfc_fseg"] = drawn

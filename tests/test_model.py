@@ -119,8 +119,8 @@ def test_a_recipes_network_is_the_same_at_any_size(network):
     """Built at the box, shrunk to the recipe's size, or for any: the same first weights, the same probabilities."""
     recipe = Recipe("practice", network=network, filters=1, dropout=0.2, size=32, seed=3)
     images = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 1), np.uint8)
-    splits = [Split(name, images, images[..., 0] % 4, np.array([name] * 2), Task("toy", TISSUES, "made"))
-              for name in ("train", "validation", "test")]
+    splits = [Split(name, images + np.uint8(own), images[..., 0] % 4, np.array([name] * 2), Task("toy", TISSUES, "made"))
+              for own, name in enumerate(("train", "validation", "test"))]
     fixed = model.build(recipe, Dataset(*splits, Box(0, 0, 48, 64)))
     assert fixed.name == network and fixed.input_shape == (None, 32, 32, 1)  # 24 rounded to a multiple of 16
     keras.utils.set_random_seed(3)

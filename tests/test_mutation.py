@@ -40,8 +40,8 @@ def volume_files(folder):
         nib.save(image, folder / name)
     nib.save(nib.AnalyzeImage(np.asarray(image.dataobj), None), folder / "b.hdr")
     (folder / "many").mkdir()
-    image, labels = head()
     for number in range(4):
+        image, labels = head(own=9 * number)
         nib.save(image, folder / "many" / f"scan{number}.nii")
         nib.save(labels, folder / "many" / f"scan{number}_seg.nii")
 

@@ -164,11 +164,12 @@ def test_splits_of_another_size(course):
         load(course)
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:len(raw) // 2], lambda raw: b"", lambda raw: b"not a picture"])
-def test_unreadable_png_is_named(course, damage):
+@pytest.mark.parametrize("damage, why", [(lambda raw: raw[:len(raw) // 2], ".*"), (lambda raw: b"not a picture", "cannot id"),
+                                         (lambda raw: b"", "it is empty; is it still in the cloud")])
+def test_unreadable_png_is_named(course, damage, why):
     file = course / "keras_png_slices_validate" / "case_402_slice_1.nii.png"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(DataError, match="case_402_slice_1.nii.png .* not a readable picture"):
+    with pytest.raises(DataError, match=rf"case_402_slice_1.nii.png .* not a readable picture \({why}[^<]*\). Copy"):
         load(course)
 
 
@@ -197,8 +198,25 @@ def test_damaged_file_inside_a_zip_is_named(course, tmp_path):
 
 def test_subject_in_two_splits(tmp_path):
     folder = write_course(tmp_path / "d", {"train": (1, 2), "validate": (402,), "test": (2,)})
-    with pytest.raises(DataError, match="case_002 is in both train and test"):
+    with pytest.raises(DataError, match="case_002 of test is also in train"):
         load(folder)
+
+
+def test_slices_of_one_person_under_another_number(tmp_path):
+    folder = write_course(tmp_path / "d", slices=(0,), side=32)
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    for word, case in (("train", "001"), ("test", "441")):
+        Image.fromarray(picture).save(folder / f"keras_png_slices_{word}" / f"case_{case}_slice_0.nii.png")
+    with pytest.raises(DataError, match="case_441 of test is also in train, as case_001. Remove one"):
+        load(folder)
+
+
+def test_masks_copied_over_the_images(course):
+    for file in course.glob("keras_png_slices_seg_*/*"):
+        folder = course / file.parent.name.replace("seg_", "")
+        (folder / file.name.replace("seg", "case", 1)).write_bytes(file.read_bytes())
+    with pytest.raises(DataError, match="case_.* and its mask .*seg_.* are the same picture"):
+        load(course)
 
 
 def test_same_slice_twice(course):
@@ -321,7 +339,7 @@ def test_the_box_of_a_set_that_lies_as_oasis_does_is_oasis(tmp_path, drawn, box)
     folder = write_course(tmp_path / "d", slices=(0,), side=FRAME)
     for file in folder.rglob("*.png"):
         picture = np.zeros((FRAME, FRAME), np.uint8)
-        picture[drawn] = 255
+        picture[drawn] = 255 if "seg" in file.name else 100
         Image.fromarray(picture).save(file)
     found = oasis.load(Recipe("oasis", str(folder)))
     assert found.box == (box or Box.around(picture > 0))

@@ -53,7 +53,7 @@ def test_everything_wrong_is_said_at_once():
                    "seed=1 seed=2 people=none slices=-5 oversample=2 7 learning_rate=nan start=varid", data="x.zip") == [
         "There is no option 'epoch'. Did you mean 'epochs'?",
         "seed is given twice.",
-        "'7' is not like name=value.",
+        "OPTIONS: '7' is not like name=value, such as epochs=10.",
         "practice makes its own brains: leave DATA empty (it is 'x.zip'), or set DATASET to oasis.",
         "start is 'varid'; it must be practice, varied, the folder of a finished run, or random.",
         "network is 'u-net'; it must be improved_unet or unet.",
@@ -83,6 +83,7 @@ def test_one_thing_wrong_is_one_sentence(dataset, options, data, sentence):
 
 
 def test_no_data_is_no_data_however_it_is_written():
+    assert Recipe.choose("oasis", data='"C:/my slices.zip" ').data == "C:/my slices.zip"  # as Windows copies a path
     assert refused("oasis", data=None) == refused("oasis") == [f"oasis needs DATA: {SETS['oasis']['data']}."]
     assert Recipe.choose("practice", data=None).data == "" and Recipe.choose("oasis", data=HERE).data == str(HERE)
 

@@ -37,6 +37,11 @@ def pictures(side=64, channels=1, network=None, task=TASK, **options):
     return predictor_of(network or ByGrey(), Box(0, 0, side, side), channels=channels, task=task, **options)
 
 
+def grained(array):
+    """A uniform array with more greys than a mask has."""
+    return array - (array > 2) * (np.arange(len(array)) % 3)[:, None, None].astype(array.dtype)
+
+
 def dice(volume, written):
     labels = nib.load(written)
     assert labels.shape == volume.shape and np.allclose(labels.affine, volume.affine)
@@ -147,7 +152,7 @@ def test_a_head_anywhere_in_a_wide_field_of_view_is_found_whole(at, tmp_path):
 def test_what_does_not_fit_into_the_box_is_background_and_said(axis, seen, tmp_path):
     shape = [60, 60, 20]
     shape[axis] = 301
-    nib.save(nib.Nifti1Image(np.full(shape, 200, np.int16), np.eye(4)), tmp_path / "wide.nii.gz")
+    nib.save(nib.Nifti1Image(grained(np.full(shape, 200, np.int16)), np.eye(4)), tmp_path / "wide.nii.gz")
     found = scan.segment(brains(), tmp_path / "wide.nii.gz", tmp_path)
     labels = np.asarray(nib.load(found.file).dataobj)
     rows = np.flatnonzero(labels.any((1 - axis, 2)))
@@ -169,7 +174,7 @@ def test_a_large_scan_takes_at_most_16_bytes_a_voxel(tmp_path):
         labels = np.zeros((n, n, n), np.uint8)
         labels[n // 8:-n // 8, n // 8:-n // 8, n // 8:-n // 8] = 3
         affine = np.diag([50 / n, 50 / n, 50 / n, 1])
-        nib.save(nib.Nifti1Image(labels * 100, affine), tmp_path / f"{n}.nii")
+        nib.save(nib.Nifti1Image(grained(labels * 100), affine), tmp_path / f"{n}.nii")
         nib.save(nib.Nifti1Image(labels.astype(np.float32), affine), tmp_path / f"{n}_seg.nii")
         tracemalloc.start()
         found = scan.segment(brains(), tmp_path / f"{n}.nii", tmp_path / "run")
@@ -183,7 +188,7 @@ def test_a_large_scan_takes_at_most_16_bytes_a_voxel(tmp_path):
 def test_empty_slices_are_background_and_labels_in_the_void_are_doubted(tmp_path):
     array = np.zeros((40, 40, 12), np.int16)
     array[10:30, 10:30, 3:9] = 100
-    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "stripped.nii.gz")
+    nib.save(nib.Nifti1Image(grained(array), np.eye(4)), tmp_path / "stripped.nii.gz")
     doubted = scan.segment(brains(Brain()), tmp_path / "stripped.nii.gz", tmp_path)
     labels = np.asarray(nib.load(doubted.file).dataobj)
     assert not labels[..., :3].any() and not labels[..., 9:].any() and (labels[..., 3:9] == 3).all()
@@ -253,7 +258,7 @@ def test_litres_that_no_head_holds_are_doubted(litres, said):
 def test_a_slab_may_hold_little_of_a_brain_a_whole_head_not(height, label, said, tmp_path):
     array = np.zeros((60, 60, height // 2), np.int16)
     array[15:45, 15:45, :30] = 200
-    nib.save(nib.Nifti1Image(array, np.diag([2.0, 2, 2, 1])), tmp_path / "head.nii.gz")
+    nib.save(nib.Nifti1Image(grained(array), np.diag([2.0, 2, 2, 1])), tmp_path / "head.nii.gz")
     predictor = brains(Where(lambda images: label * (images[..., 0] > 50)))
     warning = scan.segment(predictor, tmp_path / "head.nii.gz", tmp_path).warning
     assert warning.startswith(f"DO NOT USE THESE LABELS: no such head has {said} l") if said else not warning
@@ -305,7 +310,9 @@ def test_a_picture_of_the_frames_own_size_is_used_pixel_for_pixel(tmp_path):
 
 
 def test_a_colour_picture(tmp_path):
-    Image.fromarray(np.full((20, 20, 4), 255, np.uint8)).save(tmp_path / "cells.png")
+    picture = np.full((20, 20, 4), 255, np.uint8)
+    picture[0, 0, 0] = 250
+    Image.fromarray(picture).save(tmp_path / "cells.png")
     task = Task("cells", (Label("background", 0, "#000000"), Label("nuclei", 255, "#56B4E9")), "made", (1, 2))
 
     class Colour(ByGrey):
@@ -344,6 +351,10 @@ def test_scans_of_one_name_keep_their_masks_and_a_users_file_stays(tmp_path):
     (tmp_path / "a" / "t1_labels.nii.gz").write_text("mine")
     masks = {scan.segment(brains(), tmp_path / place / "t1.nii.gz", tmp_path / "a").file for place in "aba"}
     assert len(masks) == 2 and (tmp_path / "a" / "t1_labels.nii.gz").read_text() == "mine"
+    (tmp_path / "mended").mkdir()
+    nib.save(nib.Nifti1Image(image.dataobj, np.diag([1.1, 1.1, 1.1, 1])), tmp_path / "mended" / "t1.nii.gz")
+    masks.add(scan.segment(brains(), tmp_path / "mended" / "t1.nii.gz", tmp_path / "a").file)
+    assert len(masks) == 3  # the same voxels lie elsewhere
 
 
 @pytest.mark.parametrize("change", [lambda v: 0 * v, lambda v: (v - v.mean()) / v.std(), lambda v: v - 1024.0])
@@ -427,6 +438,21 @@ def test_labels_that_were_computed_with_are_rounded(tmp_path):
     assert found.table["Dice on the scan's own grid"].tolist() == [1, 1, 1, 1]
 
 
+def test_wrong_true_labels_cost_the_dice_not_the_mask(tmp_path):
+    image, labels = head()
+    nib.save(image, tmp_path / "a.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(labels.dataobj) * 85, labels.affine), tmp_path / "a_seg.nii.gz")
+    found = scan.segment(brains(), tmp_path / "a.nii.gz", tmp_path / "run")
+    assert dice(image, found.file).tolist() == [1, 1, 1, 1] and found.table.filter(like="Dice").empty
+    assert "There is no Dice: a_seg.nii.gz has the labels 85, 170, 255; expected 0 background" in repr(found)
+
+
+def test_one_grey_everywhere_is_no_scan(tmp_path):
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(tmp_path / "flat.png")
+    with pytest.raises(DataError, match="flat.png is of one grey, 9, everywhere"):
+        scan.segment(brains(), tmp_path / "flat.png", tmp_path)
+
+
 def test_an_example_is_a_practice_brain_of_no_split_or_a_test_picture(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(scan.practice, "write_scan", lambda file, **options: asked.append(options) or (file, None))
@@ -504,9 +530,12 @@ def a_folder(tmp_path):
     nib.save(image, folder / "a.nii.gz")
     nib.save(labels, folder / "a_seg.nii.gz")
     nib.save(nib.AnalyzeImage(np.asarray(image.dataobj) * 2, None), folder / "deeper" / "a.hdr")
-    Image.fromarray(np.full((64, 64), 170, np.uint8)).save(folder / "slice.png")
+    picture = np.full((64, 64), 170, np.uint8)
+    picture[0, 0] = 0  # outside the box
+    Image.fromarray(picture).save(folder / "slice.png")
     (folder / "bad.nii").write_text("not a scan")
     (folder / "notes.txt").write_text("none either")
+    (folder / "._a.nii.gz").write_bytes(b"\0\5\26\7")  # as macOS leaves beside each file on some drives
     return folder
 
 
@@ -519,7 +548,9 @@ def test_a_folder_is_segmented_scan_by_scan_into_a_table(tmp_path, capsys):
     said, wrong = capsys.readouterr()
     [table] = results.glob("clinic-*.csv")
     table = pd.read_csv(table).set_index("scan")
-    assert sorted(table.index) == ["a.nii.gz", "bad.nii", "deeper/a.hdr", "slice.png"] and "4 scans, 0 of them" in said
+    assert sorted(table.index) == ["a.nii.gz", "bad.nii", "deeper/a.hdr", "slice.png"]
+    assert "4 scans, 0 of them done before, 3 other files left out" in said  # labels, .img, .txt
+    assert table["note"].dropna().empty
     assert table.loc["a.nii.gz"].filter(like="Dice").tolist() == [1, 1, 1, 1]
     alone = scan.segment(brains(), folder / "a.nii.gz", tmp_path).table["millilitres"]
     assert table.loc["a.nii.gz"].filter(like="millilitres").tolist() == alone.tolist()

@@ -16,20 +16,23 @@ def load(path):
     return datasets.load(Recipe("volumes", str(path)))
 
 
-def head(shape=(40, 60, 30), spacing=(1, 1, 1)):
-    """A box of a head: CSF at the left, grey in the middle, white at the front, bright where the label is high."""
+def head(shape=(40, 60, 30), spacing=(1, 1, 1), own=0):
+    """A box of a head: CSF at the left, grey in the middle, white at the front, bright where the label is high.
+
+    CSF is brighter by `own`, by which people differ.
+    """
     labels = np.zeros(shape, np.int16)
     labels[10:30, 10:50, 4:26] = 2
     labels[10:14, 10:50, 4:26] = 1
     labels[10:30, 40:50, 4:26] = 3
-    image = (labels * 100).astype(np.int16)
+    image = (labels * 100 + own * (labels == 1)).astype(np.int16)
     return (nib.Nifti1Image(array, np.diag([*spacing, 1.0])) for array in (image, labels))
 
 
 @pytest.fixture
 def folder(tmp_path):
     for number in range(4):
-        image, labels = head()
+        image, labels = head(own=9 * number)
         nib.save(image, tmp_path / f"scan{number}.nii.gz")
         nib.save(labels, tmp_path / f"scan{number}_seg.nii.gz")
     return tmp_path
@@ -78,6 +81,13 @@ def test_a_scan_of_1_mm_keeps_every_labelled_pixel(folder):
             ours = split.labels[split.subjects == name]
             assert np.array_equal(ours[:, 108:148, 98:158], planes)  # 40 x 60 mm in the middle of 256 x 256
             assert np.count_nonzero(ours) == np.count_nonzero(planes)
+
+
+def test_a_scan_that_is_there_under_another_name_is_no_other_person(folder):
+    for end in ("", "_seg"):
+        shutil.copy(folder / f"scan1{end}.nii.gz", folder / f"scan3{end}.nii.gz")
+    with pytest.raises(DataError, match="Subject scan[13] of .* is also in .*, as scan[13]. Remove one"):
+        load(folder)
 
 
 def test_pairs_and_files_are_checked(folder):
@@ -130,7 +140,7 @@ def test_labels_that_lost_their_affine_are_not_to_be_resampled(folder):
 
 
 def test_voxels_that_are_no_numbers(folder):
-    image, labels = head()
+    image, labels = head(own=40)
     values = image.get_fdata()
     values[values == 0] = np.nan  # as some programs leave what is outside a brain
     nib.save(nib.Nifti1Image(values, image.affine), folder / "scan1.nii.gz")
@@ -149,8 +159,8 @@ def test_voxels_that_are_no_numbers(folder):
 
 def test_scans_of_one_person_stay_together(tmp_path):
     names = [f"sub-0{n}{scan}" for n in (1, 2, 3) for scan in ("_ses-1_T1w", "_ses-2_T1w", "_ses-2_run-2_T1w")]
-    for name in [*names, "OAS1_0004_MR1", "oas1_0004_MR2"]:
-        for end, part in zip(("", "_seg"), head()):
+    for number, name in enumerate([*names, "OAS1_0004_MR1", "oas1_0004_MR2"]):
+        for end, part in zip(("", "_seg"), head(own=9 * number)):
             nib.save(part, tmp_path / f"{name}{end}.nii")
     made = load(tmp_path)
     assert {s for split in made.splits for s in split.subjects.tolist()} == {"sub-01", "sub-02", "sub-03", "OAS1_0004"}
@@ -160,7 +170,7 @@ def test_scans_of_one_person_stay_together(tmp_path):
 
 
 def test_a_head_at_the_edge_of_a_wide_field_of_view_is_kept_whole(folder):
-    for end, part in zip(("", "_seg"), head()):
+    for end, part in zip(("", "_seg"), head(own=40)):
         wide = np.zeros((340, 340, 30), np.int16)
         wide[5:45, 270:330] = part.dataobj
         nib.save(nib.Nifti1Image(wide, np.eye(4)), folder / f"scan1{end}.nii.gz")
@@ -171,7 +181,7 @@ def test_a_head_at_the_edge_of_a_wide_field_of_view_is_kept_whole(folder):
 
 def test_no_stored_orientation_is_said(folder):
     assert "no orientation" not in load(folder).task.origin
-    for end, part in zip(("", "_seg"), head()):
+    for end, part in zip(("", "_seg"), head(own=40)):
         nib.save(nib.Nifti1Image(part.dataobj, None), folder / f"scan1{end}.nii.gz")
     assert load(folder).task.origin.endswith("split by person; 1 store no orientation and are read as axial: look at them")
 
@@ -188,7 +198,7 @@ def test_a_name_that_is_no_text_is_named(folder):
 
 def test_people_whose_names_end_alike_stay_apart(tmp_path):
     for number in range(4):
-        for end, part in zip(("", "_seg"), head()):
+        for end, part in zip(("", "_seg"), head(own=9 * number)):
             nib.save(part, tmp_path / f"site_MR{number}{end}.nii")
     assert [split.n_subjects for split in load(tmp_path).splits] == [2, 1, 1]
 
@@ -198,10 +208,19 @@ def test_a_header_of_nonsense(folder):
     nib.save(image, folder / "scan3.nii.gz")
     with pytest.raises(DataError, match="scan3.nii.gz is 40000 x 60000 x 30000 mm large"):
         load(folder)
+    image.header.set_xyzt_units("meter")
+    nib.save(image, folder / "scan3.nii.gz")
+    with pytest.raises(DataError, match="scan3.nii.gz is .* x 30000 meter large"):
+        load(folder)
+    for array in (np.zeros((40, 60, 30), np.int16), np.full((40, 60, 30), 7, np.int16)):
+        array[10:30] = 7
+        nib.save(nib.Nifti1Image(array, np.eye(4)), folder / "scan3.nii.gz")
+        with pytest.raises(DataError, match="scan3.nii.gz has no other values than [07] and 7, like a mask"):
+            load(folder)
 
 
 def test_half_an_analyze_pair(folder):
-    image, labels = head()
+    image, labels = head(own=40)
     nib.save(nib.AnalyzeImage(np.asarray(image.dataobj), image.affine), folder / "scan9.img")
     nib.save(nib.AnalyzeImage(np.asarray(labels.dataobj), labels.affine), folder / "scan9_seg.img")
     assert sum(s.n_subjects for s in load(folder).splits) == 5

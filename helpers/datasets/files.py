@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import reduce
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -134,7 +135,9 @@ def read_pairs(files, pairs, labels, modes=("L",)):
         found = label_of.take(drawn)  # three times as fast as label_of[drawn]
         if found.max() == 255:
             raise DataError(f"{mask} has the greys {np.unique(drawn[found == 255])[:8].tolist()}; masks have only "
-                            f"{[label.grey for label in labels]}. Was it resized, or saved as JPEG?")
+                            f"{[label.grey for label in labels]}. Was it resized or saved as JPEG? Are these numbers?")
+        if drawn.any() and np.array_equal(picture, drawn):
+            raise DataError(f"{image} and its mask {mask} are the same picture. Copy both again.")
         return picture, found
 
     slices = dict(zip(pairs, in_parallel(read, *zip(*pairs.values()))))
@@ -171,7 +174,8 @@ def open_picture(content, name, modes):
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises nearly anything
-        raise UnreadableError(f"{name} is not a readable picture ({error}). Copy it again.") from error
+        why = str(error).partition(" <")[0] if content else "it is empty; is it still in the cloud?"
+        raise UnreadableError(f"{name} is not a readable picture ({why}). Copy it again.") from error
     if image.mode not in modes:
         raise DataError(f"{name} is a picture of mode {image.mode}. Save it with 8 bits, as {' or '.join(modes)}.")
     if pages > 1:
@@ -204,7 +208,4 @@ def replace_whole(path, write):
 
 def digest(*contents):
     """Eight hexadecimal digits that stand for arrays or bytes."""
-    found = 0
-    for content in contents:
-        found = zlib.crc32(content, found)
-    return f"{found:08x}"
+    return f"{reduce(lambda code, content: zlib.crc32(content, code), contents, 0):08x}"

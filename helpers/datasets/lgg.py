@@ -15,8 +15,7 @@ def load(recipe):
 
     Channels are pre-contrast, FLAIR and post-contrast. Damaged files are left out and named in the origin.
     """
-    files = Files(recipe.data)
-    names = {}
+    files, names = Files(recipe.data), {}
     for name in filter(re.compile(NAME, re.IGNORECASE).fullmatch, files.names):  # Kaggle's zip holds everything twice
         first = names.setdefault(PurePosixPath(name).name.lower(), name)
         if first != name and files.read(first) != files.read(name):
