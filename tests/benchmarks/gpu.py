@@ -141,7 +141,8 @@ def race(folder, options, passes, epochs, side, to):
 
     backend.set_up()
     name, brains = unpack(folder)
-    recipe = Recipe.choose(name, f"epochs={passes} {options}", "packed" if "data" in SETS[name] else "", gpu=True)
+    final = Recipe.choose(name, options, "packed" if "data" in SETS[name] else "", gpu=True)
+    recipe = final.change(epochs=passes)
     splits = [split.seen(brains.box) for split in brains.splits[:2]]
     network, able = model.of_recipe(recipe, splits[0].images.shape[-1], brains.n_labels, brains.box.shape), peak(side)
     work = 3 * multiply_adds(network)
@@ -160,7 +161,7 @@ def race(folder, options, passes, epochs, side, to):
               + ", ".join(f".{goal * 100:.0f} after {seconds} s" for goal, seconds in reached.items()))
     with tempfile.TemporaryDirectory() as runs:
         began = time.perf_counter()
-        run = Run(runs, recipe.change(epochs=epochs), brains).train()
+        run = Run(runs, final.change(epochs=epochs or final.epochs), brains).train()
         scores = evaluate.score(brains.test, Predictor(run).labels(brains.test))
         print(evaluate.verdict(scores), f"after {time.perf_counter() - began:.0f} s in all", sep="\n")
 
@@ -172,7 +173,7 @@ def main(words=None):
     parser.add_argument("folder", help="of the parts")
     for name, default, text in (("dataset", "oasis", "as in the notebook"), ("data", "", "path of the data"),
                                 ("options", "", "as in the notebook, of what is packed or trained"),
-                                ("passes", 3, "through the slices, in the race"), ("epochs", 30, "of the GPU's recipe"),
+                                ("passes", 3, "through the slices, in the race"), ("epochs", 0, "of the last training; 0: its own"),
                                 ("side", 8192, "of the matrices that show the peak"), ("to", "runs/gpu.csv", "the figures")):
         parser.add_argument(f"--{name}", default=default, type=type(default), help=text)
     chosen = parser.parse_args(words)
