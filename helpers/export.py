@@ -2,7 +2,7 @@
 
     python -m helpers.export RUN
 
-Written into RUN/export: network.onnx, network.tflite, and README.md, the model card. Both networks map slices in the data
+Written into RUN/export: network.onnx, network.tflite, and model_card.md. Both networks map slices in the data
 set's own frame, uint8 (N, H, W, C), to label probabilities, float32 (N, H, W, L), as the run predicts: by all its
 networks and mirror images, but without `context`. Needed besides: pip install tf2onnx
 """
