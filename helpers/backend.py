@@ -142,4 +142,8 @@ def gpu():
         import jax
         for device in (device for device in jax.devices() if device.platform == "gpu"):
             return device.device_kind, tuple(int(n) for n in str(device.compute_capability).split("."))
+    elif backend == "torch":
+        import torch
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name(), torch.cuda.get_device_capability()
     return None, (0, 0)

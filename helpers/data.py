@@ -11,7 +11,7 @@ from helpers.recipe import MULTIPLE, UserError
 
 GOLDEN = (5**0.5 - 1) / 2
 PARTS = ("images", "labels", "subjects", "positions")
-FEW = 0.01  # share of a slice's pixels; a slice with fewer than these in it looks like anybody's
+UNIFORM = 0.95  # share of a slice's values; if more are equal, it looks like anybody's
 
 
 class DataError(UserError):
@@ -266,11 +266,12 @@ def check(dataset):
             raise DataError(f"{split.name} has slices {shape}, train {dataset.image_shape}. All must have one size.")
         if split.labels.max() >= dataset.n_labels:
             raise DataError(f"In {split.name}, a label is {split.labels.max()}; expected 0..{dataset.n_labels - 1}.")
-        for subject, image in zip(split.subjects.tolist(), split.images):
-            marks = [subject.lower(), hash(image.tobytes())][:1 + ((image != image[0, 0]).mean() > FEW)]
-            for name, other in (seen.setdefault(mark, (split.name, subject)) for mark in marks):
-                if name != split.name:
-                    raise DataError(f"Subject {subject} of {split.name} is also in {name}, as {other}. Remove one.")
+        for subject, image, position in zip(split.subjects.tolist(), split.images, split.positions.tolist()):
+            marks = {(who := subject.lower()): f"Subject {subject}", hash(image.tobytes()): f"Slice {position} of {subject}"}
+            for mark, what in marks.items():
+                name, other = seen.setdefault(mark, (split.name, what))
+                if name != split.name and (mark == who or np.bincount(image.ravel()).max() < UNIFORM * image.size):
+                    raise DataError(f"{what} in {split.name} is the same as {other} in {name}. Remove one.")
 
 
 def evenly(n, limit, ends=True):

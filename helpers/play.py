@@ -33,8 +33,7 @@ def browser(split, labels=None, doubt=None):
         """Bring the picture up to date with the controls."""
         index = own[subject.value][place.value - 1]
         shown = [k for k, toggle in enumerate(toggles, start=1) if toggle.value]
-        drawn = show.overlay(split, index, layer.value, labels, doubt, opacity.value, shown)
-        picture.value = drawn.png()
+        picture.value = (drawn := show.overlay(split, index, layer.value, labels, doubt, opacity.value, shown)).png()
         return drawn
 
     def other_subject(*_):
@@ -50,8 +49,7 @@ def browser(split, labels=None, doubt=None):
     subject.observe(other_subject, names="value")
     first = other_subject()
     rows = [[subject, place], [layer], [opacity, *toggles]]
-    panel = widgets.VBox([*(widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows), picture])
-    return Playable(panel, first)
+    return Playable(widgets.VBox([*(widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows), picture]), first)
 
 
 class Playable:

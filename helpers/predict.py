@@ -24,8 +24,7 @@ class Predictor:
     """
 
     def __init__(self, *runs, mirrors=None, context=None):
-        first = runs[0]
-        runs = [one for run in runs for one in (run, *run.others)]
+        first, runs = runs[0], [one for run in runs for one in (run, *run.others)]
         kinds = [dict(labels=run.task.labels, box=run.box, frame=run.frame, channels=run.channels,
                       size=run.box.seen(run.recipe.size)) for run in runs]
         for run, kind in zip(runs, kinds):

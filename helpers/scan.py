@@ -10,7 +10,8 @@ Written: RUN/results/NAME-CODE_labels.nii.gz for a volume, .hdr with .img for on
 picture. CODE stands for the scan's content, so that scans of one name keep their masks apart. A volume's mask holds
 0 background, 1 CSF, 2 grey matter, 3 white matter; a picture's holds the labels' greys. Printed: how much there is of
 each label, and Dice where true labels lie beside a volume, as NAME_seg with the same ending; without them nobody can
-tell it. Of a folder, this goes into a table, RUN/results/FOLDER-CODE.csv, a row a scan; only what is wrong is printed.
+tell it, and where they cannot be used, a note says why. Of a folder, this goes into a table, RUN/results/FOLDER-CODE.csv,
+a row a scan; only what is wrong is printed.
 
 Exit status: 0 where nothing speaks against any mask; 1 where a file could not be used, or a line above a table says
 what is wrong with its mask; 2 where SCAN is not given.
@@ -85,7 +86,7 @@ def segment(predictor, file, folder):
     try:
         file, folder = Path(file).expanduser(), Path(folder).expanduser() / OTHERS
         if not file.is_file():
-            raise DataError(f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr) or a picture (.png).")
+            raise DataError(f"No file is at {file}. Give a volume (.nii, .nii.gz, .hdr), a picture (.png) or a folder.")
         with file.open("rb") as stream:
             if stream.read(132)[128:] == b"DICM":
                 raise DataError(f"{file.name} is DICOM, one slice. Make its folder NIfTI (dcm2niix) and give that.")
@@ -228,7 +229,7 @@ def of_folder(predictor, folder, results):
     code, newest, rows = digest(str(folder.resolve()).encode()), (results.parent / run.STATE).stat().st_ctime, {}
     table = results / f"{folder.resolve().name}-{code}.csv"
     there = {str(file.relative_to(folder)): file for file in sorted(below(folder))
-             if file.name[0] != "." and results.parent.resolve() not in file.resolve().parents}
+             if file.name[0] != "." and not file.parent.resolve().is_relative_to(results.parent.resolve())}
     files = {name: file for name, file in there.items() if SCANS.fullmatch(file.name)}
     if not files:
         raise DataError(f"No scan (.nii, .nii.gz, .hdr, .png) is below {folder}. Make NIfTI of DICOM: dcm2niix.")
@@ -236,8 +237,7 @@ def of_folder(predictor, folder, results):
         rows = pd.read_csv(table, index_col="scan", dtype=str, keep_default_na=False).to_dict("index")
     rows = {name: row for name, row in rows.items() if name in files and (mask := results / row["mask"]).is_file()
             and mask.stat().st_mtime > max(newest, files[name].stat().st_ctime)}
-    print(f"{len(files)} scans, {len(rows)} of them done before, {len(there) - len(files)} other files left out; the table "
-          f"is {table}", flush=True)
+    print(f"{len(files)} scans, {len(rows)} of them done before; {len(there) - len(files)} other files left out", flush=True)
     for name in track(sorted({*files} - {*rows}), "Segmenting"):
         try:
             found = segment(predictor, files[name], results)
@@ -246,8 +246,9 @@ def of_folder(predictor, folder, results):
         except UserError as error:
             rows[name] = {"mask": "", "problem": str(error)}
         replace_whole(table, pd.DataFrame.from_dict(rows, orient="index").sort_index().rename_axis("scan").to_csv)
-    wrong = {name: row["problem"] for name, row in rows.items() if row["problem"]}
-    print(*(f"{name}: {problem}" for name, problem in wrong.items()), sep="\n", file=sys.stderr)
+    wrong = [f"{name}: {row['problem']}\n" for name, row in rows.items() if row["problem"]]
+    print(*wrong, sep="", end="", file=sys.stderr, flush=True)
+    print(f"{len(rows)} scans, {len(wrong)} of them with a problem; the table is {table}", flush=True)
     return not wrong
 
 
@@ -273,6 +274,8 @@ def main(words):
         except (UserError, OSError) as error:
             failed = True
             print(error, file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            raise SystemExit(f"Stopped at {file}. Started again, a folder goes on where it was.") from None
     return int(failed)
 
 

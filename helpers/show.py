@@ -186,15 +186,10 @@ def curves(run, network=None):
     return Picture(fig, f"Loss, and validation Dice of each label, over {len(history)} epochs{also}.")
 
 
-class live:
-    """Takes a place in the notebook; told of every epoch, it draws `curves` there, with a slice that gets better."""
-
-    def __init__(self):
-        self.place = display(Markdown(""), display_id=True)
-
-    def __call__(self, run, network):
-        if self.place:  # none outside a notebook
-            self.place.update(curves(run, network or run.network()))
+def live():
+    """Take a place in the notebook; what is returned draws `curves` there after each epoch, with a slice that gets better."""
+    place = display(Markdown(""), display_id=True)  # None outside a notebook
+    return lambda run, network: place and place.update(curves(run, network or run.network()))
 
 
 def boxes(scores, task):

@@ -44,7 +44,7 @@ def test_a_table_says_that_the_network_sees_less():
 
 
 @pytest.mark.parametrize("splits, complaint", [
-    ((split("train", ["a"]), split("validation", ["b"]), split("test", ["a"])), "Subject a of test is also in train, as a"),
+    ((split("train", ["a"]), split("validation", ["b"]), split("test", ["a"])), "Subject a in test is the same as Subject a in train"),
     ((split("train", ["a"]), split("validation", []), split("test", ["c"])), "validation split of toy is empty"),
     ((split("train", ["a"]), split("validation", ["b"], labels=4), split("test", ["c"])), "a label is 4"),
     ((split("train", ["a"]), split("validation", ["b"]), split("test", ["c"], side=8)), "All must have one size"),

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,7 @@ OPTIONS = "network=unet filters=1 epochs=3 batch=4 learning_rate=1e-3 augment=0.
 BACKENDS = ["tensorflow", pytest.param("jax", marks=pytest.mark.skipif(not importlib.util.find_spec("jax"),
                                                                        reason="JAX is not installed"))]
 needs_jax = BACKENDS[1].marks[0]
-COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")  # what JAX compiles, for all processes here; goes when they end
-BRIEFLY = {"JAX_COMPILATION_CACHE_DIR": COMPILED.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-           "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+BRIEFLY = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def train(folder, options, epochs=99):
@@ -57,10 +56,17 @@ def train(folder, options, epochs=99):
                       int(labels.sum()), sorted(file.name for file in run.folder.iterdir())]))
 
 
+@cache
+def compiled():
+    """A folder of what JAX compiles, for all processes of these tests; it goes when they end."""
+    return tempfile.TemporaryDirectory(prefix="compiled-")
+
+
 def started(backend, folder, *words, **environment):
     """Such a training, in a process of its own; what it prints goes to a file, which never keeps it waiting."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("OASIS_")}
     own |= {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"} | BRIEFLY | environment
+    own["JAX_COMPILATION_CACHE_DIR"] = compiled().name
     printed = tempfile.TemporaryFile("w+")
     process = subprocess.Popen([sys.executable, "-W", "ignore", __file__, folder, *words], env=own, text=True,
                                stdout=printed, stderr=subprocess.PIPE)

@@ -198,7 +198,7 @@ def test_damaged_file_inside_a_zip_is_named(course, tmp_path):
 
 def test_subject_in_two_splits(tmp_path):
     folder = write_course(tmp_path / "d", {"train": (1, 2), "validate": (402,), "test": (2,)})
-    with pytest.raises(DataError, match="case_002 of test is also in train"):
+    with pytest.raises(DataError, match="Subject case_002 in test is the same as Subject case_002 in train"):
         load(folder)
 
 
@@ -207,8 +207,16 @@ def test_slices_of_one_person_under_another_number(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
     for word, case in (("train", "001"), ("test", "441")):
         Image.fromarray(picture).save(folder / f"keras_png_slices_{word}" / f"case_{case}_slice_0.nii.png")
-    with pytest.raises(DataError, match="case_441 of test is also in train, as case_001. Remove one"):
+    with pytest.raises(DataError, match="Slice 0 of case_441 in test is the same as Slice 0 of case_001 in train. Remove one"):
         load(folder)
+
+
+def test_slices_that_show_next_to_nothing_may_be_alike(tmp_path):
+    folder = write_course(tmp_path / "d", slices=(0,), side=128)
+    framed = np.pad(np.zeros((126, 126), np.uint8), 1, constant_values=255)  # as some programs export
+    for word, case in (("train", "001"), ("test", "441")):
+        Image.fromarray(framed).save(folder / f"keras_png_slices_{word}" / f"case_{case}_slice_0.nii.png")
+    load(folder)
 
 
 def test_masks_copied_over_the_images(course):

@@ -237,7 +237,7 @@ def test_a_practice_scan_with_its_true_labels_is_not_doubted(tmp_path, monkeypat
 
 def test_dark_fluid_that_tissue_encloses_is_no_air(tmp_path):
     array = np.zeros((60, 60, 20), np.int16)
-    array[10:50, 10:50], array[20:40, 20:40] = 200, 1
+    array[10:50, 10:50], array[12, 10:50], array[20:40, 20:40] = 200, 150, 1
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "ventricle.nii.gz")
     predictor = brains(Where(lambda images: 3 * (images[..., 0] > 50) + (images[..., 0] == 1)))
     found = scan.segment(predictor, tmp_path / "ventricle.nii.gz", tmp_path)
@@ -445,6 +445,26 @@ def test_wrong_true_labels_cost_the_dice_not_the_mask(tmp_path):
     found = scan.segment(brains(), tmp_path / "a.nii.gz", tmp_path / "run")
     assert dice(image, found.file).tolist() == [1, 1, 1, 1] and found.table.filter(like="Dice").empty
     assert "There is no Dice: a_seg.nii.gz has the labels 85, 170, 255; expected 0 background" in repr(found)
+    (tmp_path / "run" / "run.json").write_text("")
+    assert scan.of_folder(brains(), tmp_path, tmp_path / "run" / "results")  # no problem of the mask's
+    [table] = (tmp_path / "run" / "results").glob("*.csv")
+    assert "There is no Dice: a_seg" in pd.read_csv(table).set_index("scan").loc["a.nii.gz", "note"]
+
+
+def test_the_stop_button_stops_the_command(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(scan.backend, "set_up", lambda: None)
+    monkeypatch.setattr(scan.Predictor, "open", lambda folder: brains())
+
+    def stop(predictor, file, folder):
+        """Press it at the first scan."""
+        asked.append(file)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scan, "segment", stop)
+    with pytest.raises(SystemExit, match="Stopped at a.nii. Started again, a folder goes on where it was"):
+        scan.main([str(tmp_path), "a.nii", "b.nii"])
+    assert asked == ["a.nii"]
 
 
 def test_one_grey_everywhere_is_no_scan(tmp_path):
@@ -536,6 +556,7 @@ def a_folder(tmp_path):
     (folder / "bad.nii").write_text("not a scan")
     (folder / "notes.txt").write_text("none either")
     (folder / "._a.nii.gz").write_bytes(b"\0\5\26\7")  # as macOS leaves beside each file on some drives
+    (folder / "latest").symlink_to("latest")
     return folder
 
 
@@ -549,7 +570,8 @@ def test_a_folder_is_segmented_scan_by_scan_into_a_table(tmp_path, capsys):
     [table] = results.glob("clinic-*.csv")
     table = pd.read_csv(table).set_index("scan")
     assert sorted(table.index) == ["a.nii.gz", "bad.nii", "deeper/a.hdr", "slice.png"]
-    assert "4 scans, 0 of them done before, 3 other files left out" in said  # labels, .img, .txt
+    assert "4 scans, 0 of them done before; 4 other files left out" in said  # labels, .img, .txt, link
+    assert f"4 scans, 1 of them with a problem; the table is {results}" in said
     assert table["note"].dropna().empty
     assert table.loc["a.nii.gz"].filter(like="Dice").tolist() == [1, 1, 1, 1]
     alone = scan.segment(brains(), folder / "a.nii.gz", tmp_path).table["millilitres"]
@@ -585,7 +607,7 @@ def test_a_folder_started_again_goes_on_with_what_is_missing(tmp_path, monkeypat
     again("bad.nii", "slice.png")
     (tmp_path / "run" / "run.json").touch()  # it predicts otherwise now
     again("a.nii.gz", "a.hdr", "bad.nii", "slice.png")
-    other = shutil.copytree(folder, tmp_path / "elsewhere" / "clinic")  # of the same name
+    other = shutil.copytree(folder, tmp_path / "elsewhere" / "clinic", symlinks=True)  # of the same name
     asked.clear()
     scan.of_folder(brains(), other, results)
     assert len(asked) == 4 and len(list(results.glob("clinic-*.csv"))) == 2

@@ -84,9 +84,11 @@ def test_a_scan_of_1_mm_keeps_every_labelled_pixel(folder):
 
 
 def test_a_scan_that_is_there_under_another_name_is_no_other_person(folder):
-    for end in ("", "_seg"):
-        shutil.copy(folder / f"scan1{end}.nii.gz", folder / f"scan3{end}.nii.gz")
-    with pytest.raises(DataError, match="Subject scan[13] of .* is also in .*, as scan[13]. Remove one"):
+    labels = np.random.default_rng(0).integers(0, 4, (100, 100, 30)).astype(np.int16)
+    for number in (1, 3):
+        for end, factor in (("", 100), ("_seg", 1)):
+            nib.save(nib.Nifti1Image(labels * factor, np.eye(4)), folder / f"scan{number}{end}.nii.gz")
+    with pytest.raises(DataError, match=r"Slice \d+ of scan[13] in .* is the same as Slice \d+ of scan[13] in .*. Remove one"):
         load(folder)
 
 
@@ -210,13 +212,23 @@ def test_a_header_of_nonsense(folder):
         load(folder)
     image.header.set_xyzt_units("meter")
     nib.save(image, folder / "scan3.nii.gz")
-    with pytest.raises(DataError, match="scan3.nii.gz is .* x 30000 meter large"):
+    with pytest.raises(DataError, match="scan3.nii.gz is .* x 30000 metres large"):
         load(folder)
     for array in (np.zeros((40, 60, 30), np.int16), np.full((40, 60, 30), 7, np.int16)):
         array[10:30] = 7
         nib.save(nib.Nifti1Image(array, np.eye(4)), folder / "scan3.nii.gz")
-        with pytest.raises(DataError, match="scan3.nii.gz has no other values than [07] and 7, like a mask"):
+        with pytest.raises(DataError, match=r"scan3.nii.gz has only the values \[(0.0, )?7.0\], like a mask"):
             load(folder)
+    nib.save(nib.load(folder / "scan3_seg.nii.gz"), folder / "scan3.nii.gz")
+    with pytest.raises(DataError, match=r"scan3.nii.gz has only the values \[0.0, 1.0, 2.0, 3.0\], like a mask"):
+        load(folder)
+
+
+def test_units_that_nobody_knows_are_millimetres(folder):
+    image, _ = head(own=40)
+    image.header["xyzt_units"] = 66
+    nib.save(image, folder / "scan3.nii.gz")
+    load(folder)
 
 
 def test_half_an_analyze_pair(folder):

@@ -25,7 +25,7 @@ def load(recipe):
     """
     path = Path(recipe.data).expanduser() if recipe.data else None
     if path and not path.exists():
-        raise DataError(f"Nothing is at {path} (looked from {Path.cwd().name}/). Check DATA; is it a file, is Drive mounted?")
+        raise DataError(f"Nothing is at {path} (looked from {Path.cwd().name}/). Is DATA spelled right, is Drive mounted?")
     key = recipe.dataset, recipe.seed, state_of(path), *map(recipe.taken, ("train", "validation", "test"))
     module = importlib.import_module(f"helpers.datasets.{recipe.dataset}")
     return replace(cached(key, lambda: thinned(module.load(recipe), recipe)), size=recipe.size)

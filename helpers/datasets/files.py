@@ -135,7 +135,7 @@ def read_pairs(files, pairs, labels, modes=("L",)):
         found = label_of.take(drawn)  # three times as fast as label_of[drawn]
         if found.max() == 255:
             raise DataError(f"{mask} has the greys {np.unique(drawn[found == 255])[:8].tolist()}; masks have only "
-                            f"{[label.grey for label in labels]}. Was it resized or saved as JPEG? Are these numbers?")
+                            f"{[label.grey for label in labels]}. Was it resized, or saved as JPEG? Are these label numbers?")
         if drawn.any() and np.array_equal(picture, drawn):
             raise DataError(f"{image} and its mask {mask} are the same picture. Copy both again.")
         return picture, found

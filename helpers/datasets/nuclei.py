@@ -17,8 +17,7 @@ def load(recipe):
     """Read Kaggle's folder or zip, pictures brought to 128x128, split 70 / 10 / 20 % by picture and background."""
     files = Files(recipe.data)
     found = find_pictures(files)
-    read = in_parallel(lambda pair: read_one(files, *pair), found.values())
-    images, labels = map(np.stack, zip(*read))
+    images, labels = map(np.stack, zip(*in_parallel(lambda pair: read_one(files, *pair), found.values())))
     kinds = dict(zip(found, map(has_bright_background, images)))
     task = Task("nuclei (2018 Data Science Bowl)", LABELS, f"{files.path.name}, every picture brought to "
                 f"{SIDE}x{SIDE} pixels, split by picture and background", mirrors=(1, 2))

@@ -80,9 +80,9 @@ def read_volume(file, numbers=0, axial=False):
             raise DataError(f"{file.name} has {image.ndim} axes {image.shape} of {image.get_data_dtype()}; expected "
                             "three, one number a voxel. Of a series, save one volume; surfaces (CIFTI) are none.")
         millimetres = nib.affines.voxel_sizes(image.affine) * image.shape[:3]
-        unit = getattr(image.header, "get_xyzt_units", lambda: ["mm"])()[0].replace("unknown", "mm")
         if not np.isfinite(image.affine).all() or np.prod(image.shape, dtype=float) > LARGEST or not np.all(
                 (millimetres > 10) & (millimetres < LARGEST_MM)):
+            unit = {1: "metres", 3: "microns"}.get(int(image.header.get("xyzt_units", 0)) % 8, "mm")
             raise DataError(f"{file.name} is {' x '.join(f'{mm:g}' for mm in millimetres)} {unit} large, {image.shape} "
                             f"voxels. Heads have 10 to {LARGEST_MM} mm along each axis, at most {LARGEST:,} voxels.")
         array = np.asanyarray(image.dataobj).reshape(image.shape[:3])
@@ -146,11 +146,11 @@ def check_pair(volume, labels, name, other):
 
 
 def check_greys(values, name):
-    """Raise DataError, with the file's name, on values that are no greys of MR: standardised ones, a mask, all the same."""
+    """Raise DataError, with the file's name, on values that are no greys of MR: standardised ones, or a mask's."""
     if not (values > 0).any() or (values < -0.05 * values.max()).mean() > 0.01:
         raise DataError(f"{name} has no values above 0, or many far below. Export the scan without rescaling it.")
-    if np.isin(values, ends := [values.min(), values.max()]).all():
-        raise DataError(f"{name} has no other values than {ends[0]:g} and {ends[1]:g}, like a mask. Give the scan itself.")
+    if np.isin(values, [*range(len(TISSUES)), values.max()]).all():
+        raise DataError(f"{name} has only the values {np.unique(values).tolist()}, like a mask. Give the scan itself.")
 
 
 def to_slices(volume, labels):
