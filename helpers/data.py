@@ -65,19 +65,21 @@ class Task:
     """What a data set asks for: its title in every table and figure, its labels, where it came from.
 
     `mirrors` are the axes of (N, H, W) along which a mirror image is as natural as the picture itself: 1 swaps the
-    left and right of a brain that lies sideways, 2 of a head that stands upright; cells have both.
+    left and right of a brain that lies sideways, 2 of a head that stands upright; cells have both. `greys` says whether
+    pictures differ in contrast, brightness and noise, so that training changes them too.
     """
 
     title: str
     labels: tuple[Label, ...]
     origin: str
     mirrors: tuple[int, ...] = (1,)
+    greys: bool = True
 
     @classmethod
     def of(cls, parts):
         """The task that `dataclasses.astuple` took apart, also after JSON."""
-        title, labels, origin, mirrors = parts
-        return cls(title, tuple(Label(*label) for label in labels), origin, tuple(mirrors))
+        title, labels, origin, mirrors, *greys = parts  # runs made before `greys` was known lack it
+        return cls(title, tuple(Label(*label) for label in labels), origin, tuple(mirrors), *greys)
 
     @property
     def names(self):

@@ -27,15 +27,13 @@ class Batches(keras.utils.PyDataset):
     def __init__(self, split, batch_size, augment=None, shuffle=False, seed=0, oversample=1, part=(0, 1), **options):
         super().__init__(**options)
         self.split, self.batch_size, self.augment, self.shuffle = split, batch_size, augment, shuffle
-        self.seed, self.epoch, self.part = seed, 0, part
-        self.order = np.arange(len(split))
+        self.seed, self.epoch, self.part, self.order = seed, 0, part, np.arange(len(split))
         if oversample > 1:
             self.order = self.order.repeat(np.where(rarer_background(split.images), oversample, 1))
 
     def __len__(self):
         # a short last batch would make the compiled training step again, and weigh its few slices more
-        n = len(self.order) / self.batch_size
-        return max(1, int(n)) if self.shuffle else int(np.ceil(n))
+        return max(1, len(self.order) // self.batch_size) if self.shuffle else -(-len(self.order) // self.batch_size)
 
     def __getitem__(self, index):
         order = self.order
@@ -45,7 +43,7 @@ class Batches(keras.utils.PyDataset):
         images, labels = self.split.images[chosen], self.split.labels[chosen]
         if self.augment is not None:
             rng = np.random.default_rng([self.seed, self.epoch, index])
-            images, labels = augment(images, labels, rng, self.split.task.mirrors, self.augment)
+            images, labels = augment(images, labels, rng, self.split.task, self.augment)
         own = slice(self.part[0], None, self.part[1])
         return images[own], labels[own]
 
@@ -63,15 +61,16 @@ def rarer_background(images):
     return bright if bright.mean() < 0.5 else ~bright
 
 
-def augment(images, labels, rng, mirrors, affine_share):
+def augment(images, labels, rng, task, affine_share):
     """Change a batch at random: move image and label together, then change the image's greys.
 
-    `mirrors` are the axes along which a mirror image is natural, as in `helpers.data.Task`; `affine_share`, 0 to 1, is
+    The `helpers.data.Task` says which mirror images are natural, and whether greys differ; `affine_share`, 0 to 1, is
     the share of slices that are rotated, scaled and shifted too. The others stay as sharp as test images are.
     """
-    moves = random_moves(len(images), *images.shape[1:3], rng, mirrors, affine_share)
-    outside = "mirror" if len(mirrors) == 2 else "constant"  # cells go on beyond the border, heads do not
-    return change_greys(move(images, *moves, 1, outside), rng), move(labels, *moves, 0, outside)
+    moves = random_moves(len(images), *images.shape[1:3], rng, task.mirrors, affine_share)
+    outside = "mirror" if len(task.mirrors) == 2 else "constant"  # cells go on beyond the border, heads do not
+    images, labels = move(images, *moves, 1, outside), move(labels, *moves, 0, outside)
+    return change_greys(images, rng) if task.greys else images, labels
 
 
 def random_moves(n, height, width, rng, mirrors, affine_share):

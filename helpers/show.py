@@ -113,7 +113,7 @@ def augmented(split, share, n=4, seed=0):
     one = split.take(np.repeat(len(split) // 2, n))
     parts = one.images, one.labels
     if share is not None:
-        parts = preprocess.augment(*parts, np.random.default_rng(seed), split.task.mirrors, share)
+        parts = preprocess.augment(*parts, np.random.default_rng(seed), split.task, share)
     images, labels = (np.concatenate([old[:1], new]) for old, new in zip((one.images, one.labels), parts))
     box = Box.around((images > images.max() // 8).any((0, 3)))  # noise fills the air
     titles = ["as it is", *(f"augmented, {number}" for number in range(1, n + 1))]

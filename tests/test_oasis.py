@@ -379,6 +379,7 @@ def test_real_brains(real_data):
     brains = oasis.load(Recipe("oasis", str(real_data / "brains.zip")))
     assert [(len(s), s.n_subjects) for s in brains.splits] == [(462, 7), (58, 1), (139, 2)]
     assert brains.box.shape == (176, 224) and brains.task.title == "brains.zip (OASIS layout)"
+    assert brains.task.greys
     nothing_lost(brains)
     as_pillow_reads(brains, real_data / "brains.zip", every=3)
 
@@ -387,7 +388,7 @@ def test_the_courses_own_slices(real_data):
     brains = oasis.load(Recipe("oasis", str(real_data / "oasis_part.zip")))
     assert [(len(s), s.n_subjects) for s in brains.splits] == [(1208, 302), (1120, 35), (544, 17)]
     assert set(brains.train.positions.tolist()) == {0, 8, 16, 24} and brains.box == OASIS_BOX
-    assert brains.task.title == "OASIS brain slices" and brains.task.origin == (
+    assert brains.task.title == "OASIS brain slices" and not brains.task.greys and brains.task.origin == (
         f"oasis_part.zip: 1,208 of the course's 9,664 train slices. {CAN}")
     nothing_lost(brains)
     as_pillow_reads(brains, real_data / "oasis_part.zip", every=36)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -5,11 +7,13 @@ from scipy import ndimage
 from helpers import preprocess
 from helpers.data import TISSUES, Split, Task
 
+TASK = Task("toy", TISSUES, "made here")
+
 
 def numbered(n):
     """n pictures of one grey each: 0, 40, 80 and so on."""
     images = np.broadcast_to(40 * np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 4, 4, 1)).copy()
-    return Split("train", images, images[..., 0] % 4, np.array(list("abcdefgh"[:n])), Task("toy", TISSUES, "made here"))
+    return Split("train", images, images[..., 0] % 4, np.array(list("abcdefgh"[:n])), TASK)
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +28,19 @@ def brain():
 def test_labels_stay_whole_numbers_in_range(brain):
     images, labels = (np.repeat(a, 8, 0) for a in brain)
     for seed in range(3):
-        new_images, new_labels = preprocess.augment(images, labels, np.random.default_rng(seed), (1,), 0.7)
+        new_images, new_labels = preprocess.augment(images, labels, np.random.default_rng(seed), TASK, 0.7)
         assert new_images.dtype == new_labels.dtype == np.uint8 and new_images.shape == images.shape
         assert set(np.unique(new_labels)) == {0, 1, 2, 3}
         assert (new_labels != labels).mean() > 0.02 and (new_images != images).mean() > 0.3
+
+
+def test_where_greys_are_all_alike_a_training_slice_is_mirrored_or_as_it_is(brain):
+    images, labels = (np.repeat(a, 8, 0) for a in brain)
+    new = preprocess.augment(images, labels, np.random.default_rng(0), replace(TASK, greys=False), 0)
+    flipped = [np.array_equal(one, old[::-1]) for one, old in zip(new[0], images)]
+    assert 0 < sum(flipped) < len(flipped)
+    for changed, old in zip(new, (images, labels)):
+        assert all(np.array_equal(one, whole[::-1 if flip else 1]) for one, whole, flip in zip(changed, old, flipped))
 
 
 def random_moves(n, side, seed, mirrors=(1, 2), moved=0.7):
@@ -85,7 +98,7 @@ def test_what_lies_anyhow_differs_more_in_size_and_goes_on_beyond_the_border():
     assert np.allclose(sizes, [0.08, np.hypot(0.08, 0.2)], rtol=0.1)
     white = np.full((200, 32, 32, 1), 255, np.uint8)
     for mirrors, black in ((2,), True), ((1, 2), False):
-        _, labels = preprocess.augment(white, white[..., 0], np.random.default_rng(0), mirrors, 1)
+        _, labels = preprocess.augment(white, white[..., 0], np.random.default_rng(0), replace(TASK, mirrors=mirrors), 1)
         assert (labels == 0).any() == black
 
 

@@ -85,7 +85,8 @@ def test_slices_are_cut_to_the_head(split):
 
 def test_augmented_shows_what_preprocess_makes(split):
     picture = show.augmented(split, 1.0, 2, seed=3)
-    images, labels = preprocess.augment(split.images[[4, 4]], split.labels[[4, 4]], np.random.default_rng(3), (1,), 1.0)
+    images, labels = preprocess.augment(split.images[[4, 4]], split.labels[[4, 4]], np.random.default_rng(3),
+                                        split.task, 1.0)
     assert np.array_equal(drawn(picture, 0), split.images[4, ..., 0])
     assert np.array_equal(drawn(picture, 2), images[1, ..., 0]) and np.array_equal(drawn(picture, 5), labels[1])
     assert np.array_equal(drawn(show.augmented(split, None, 1), 1), split.images[4, ..., 0])

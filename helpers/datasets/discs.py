@@ -39,7 +39,7 @@ def load(files, seed, cases):
             "planes known by the course's brain masks" if all(known) else
             f"in {known.count(False)} scans planes are inferred: their brain masks are not the course's"]
     task = Task("OASIS-1 slices from discs", TISSUES,
-                "; ".join(said + [f"incomplete, left out: {incomplete}"] * bool(incomplete)))
+                "; ".join(said + [f"incomplete, left out: {incomplete}"] * bool(incomplete)), greys=False)
     whole = Split("all", np.concatenate(images), np.concatenate(labels),
                   np.repeat([subject for subject, _ in scans], len(MASKS)), task, np.tile(range(len(MASKS)), len(scans)))
     if not like_the_course:
