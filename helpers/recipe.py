@@ -151,8 +151,8 @@ MACHINES = {"processor": dict(slices=640, validation_slices=280, epochs=8, batch
 SETS = {
     "practice": dict(both=dict(dropout=0.1), processor=dict(slices=224, validation_slices=64, epochs=4)),
     "varied": dict(both=dict(dropout=0.1, augment=0.7), processor=dict(slices=400, validation_slices=96, epochs=8)),
-    "oasis": dict(both=dict(slices=None, epochs=2, batch=4, augment=None, mirrors=False), lacks=("oversample",),
-                  data="the folder or zip of the course's slices (keras_png_slices_data.zip), or unpacked OASIS-1 discs"),
+    "oasis": dict(both=dict(slices=None, batch=4), processor=dict(epochs=2, augment=None, mirrors=False), GPU=dict(epochs=8),
+                  lacks=("oversample",), data="the course's slices (keras_png_slices_data.zip, or its folder), or unpacked discs"),
     "volumes": dict(both=dict(epochs=24, batch=8, start="varied"), data="a folder of NAME.nii.gz with NAME_seg.nii.gz"),
     "lgg": dict(both=dict(epochs=24, batch=8, augment=0.7), processor=dict(size=128),
                 lacks=("oversample", "start", "context"),

@@ -16,7 +16,7 @@ def dice_and_cross_entropy(truth, probabilities):
     """1 - soft Dice, averaged over labels, plus cross-entropy: a scalar, in float32 whatever the policy.
 
     `truth` holds labels (B, H, W), `probabilities` (B, H, W, L). The Dice sums of a label run over the whole
-    batch, so a label absent from one slice costs nothing there; one pixel is added to keep 0 / 0 away.
+    batch, so a label absent from one slice has no Dice of 0; one pixel is added to keep 0 / 0 away.
     """
     probabilities = ops.cast(probabilities, "float32")
     wanted = ops.one_hot(ops.cast(truth, "int32"), probabilities.shape[-1], dtype="float32")  # (B, H, W, L)

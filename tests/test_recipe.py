@@ -41,8 +41,11 @@ def test_machine_then_data_set_then_reader_then_environment(monkeypatch):
 def test_data_sets_have_what_suits_them_on_both_machines():
     augment = {name: [Recipe.choose(name, data="x" if "data" in own else "", gpu=gpu).augment for gpu in (False, True)]
                for name, own in SETS.items()}
-    assert augment == {name: [share, share] for name, share in {
-        "practice": 0, "varied": 0.7, "oasis": None, "volumes": 0, "lgg": 0.7, "nuclei": 0.7}.items()}
+    assert augment == {"practice": [0, 0], "varied": [0.7, 0.7], "oasis": [None, 0], "volumes": [0, 0], "lgg": [0.7, 0.7],
+                       "nuclei": [0.7, 0.7]}
+    short, long = (Recipe.choose("oasis", data="x", gpu=gpu) for gpu in (False, True))
+    assert [(one.epochs, one.batch, one.slices, one.mirrors) for one in (short, long)] == [(2, 4, None, False),
+                                                                                           (8, 4, None, True)]
     assert (Recipe.choose("lgg", data="x").size, Recipe.choose("lgg", data="x", gpu=True).size) == (128, None)
     for name, own in SETS.items():
         assert not {*own.get("both", ()), *own.get("processor", ()), *own.get("GPU", ())} & {*lacks(name)}, name
