@@ -56,7 +56,7 @@ class Recipe:
     learning_rate: float = option(3e-3, "highest learning rate, after the warm-up", float, 1e-7, 1)
     weight_decay: float = option(1e-4, "weight decay of AdamW", float, 0, 1)
     augment: float = option(0.0, "share of training slices that are also rotated, scaled and shifted (all are mirrored "
-                            "and, but OASIS's, change their greys); none: no augmentation at all", float, 0, 1, none="none")
+                            "and, except OASIS, change their greys); none: no augmentation at all", float, 0, 1, none="none")
     oversample: int = option(1, "how often an epoch shows each picture of the rarer background", int, 1, 100)
     loss: str = option("dice+cross_entropy", "what training minimises", str,
                        choices=("dice+cross_entropy", "dice", "cross_entropy"))
