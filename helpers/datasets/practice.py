@@ -1,10 +1,9 @@
 """Practice brains: synthetic subjects grown from nilearn's MNI152 tissue maps, so nothing is downloaded.
 
-Every subject is the average brain, bent and folded at random, with its own amount of CSF, contrast, bias
-field and noise, inside a skull and scalp, lying sideways as in the course's slices. The label of a pixel
-is its largest tissue share and its grey is the shares times that subject's greys, so image and label agree.
-They take the way of real slices: made at 1 mm in the atlas's 176x208 pixels, the maximum of every slice 255, padded
-to 256x256.
+Every subject is the average brain, bent and folded at random, with its own age (an old one has more CSF and less
+contrast), bias field and noise, inside a skull and scalp, lying sideways as in the course's slices. As theirs, labels
+follow greys, the brain mask is the atlas's for all, the maximum of every slice is 255, and 176x208 pixels of 1 mm are
+padded to 256x256. How much of all this, and the outline of the mask, is statistics of OASIS's training people.
 """
 
 from dataclasses import dataclass
@@ -19,22 +18,20 @@ from scipy.spatial.transform import Rotation
 from helpers.data import FRAME, OASIS_BOX, TISSUES, Dataset, Split, Task, thin
 from helpers.datasets.files import in_parallel
 
-SUBJECTS = {"train": range(40), "validation": range(40, 46), "test": range(46, 54)}  # by number
-UNSEEN = 54  # a subject in none of them
+SUBJECTS = {"train": range(600), "validation": range(600, 606), "test": range(606, 614)}  # by number
+UNSEEN = 614  # a subject in none of them
 SLICES = 32  # per subject, 1 mm apart, from the thalamus upwards
-CENTRE = np.array([98.0, 117.0, 87.0])  # of the brain at the middle slice, in MNI152 voxels (x, y, z)
-SCALE = 0.95  # the OASIS atlas is smaller than MNI152: brain 171 x 137 mm on the real slice
+CENTRE = np.array([97.0, 118.0, 86.4], np.float32)[:, None, None, None]  # of the frame, in MNI152 voxels (x, y, z)
+FRAME_TO_MNI = np.array([[1.081, 0.007, 0.02], [-0.019, 1.063, 0.005], [-0.012, -0.076, 0.977]], np.float32)
 
 
 @dataclass(frozen=True)
 class Spread:
     """How much subjects differ: standard deviations, or ranges (from, to) that a subject's value is drawn from."""
 
-    turn: float = 1.5  # degrees
-    stretch: float = 0.02  # of the size
-    shift: float = 1.5  # mm
+    moved: tuple[float, float, float] = (0, 0, 0)  # a head in the frame: degrees, share of its size, mm
     grey: float = 4  # of a tissue's mean grey
-    blur: tuple[float, float] = (0.4, 0.8)  # mm
+    blur: tuple[float, float] = (0.5, 0.9)  # mm
     noise: tuple[float, float] = (1.5, 3.5)  # grey values
     bias: float = 0.06  # of the grey value
     spacing: tuple[float, float] = ()  # mm between slices; 1 where not given
@@ -42,11 +39,11 @@ class Spread:
 
 
 COURSE = Spread()  # as alike as the course's slices are
-VARIED = Spread(4, 0.06, 5, 12, (0.4, 1.6), (1.5, 8), 0.18, (1, 3.5), 0.5)
+VARIED = Spread((4, 0.06, 5), 12, (0.4, 1.6), (1.5, 8), 0.18, (1, 3.5), 0.5)
 
 
 def load(recipe, spread=COURSE, title="practice brains (synthetic)"):
-    """Make 40 / 6 / 8 subjects of 32 slices; only the slices that the recipe takes are made."""
+    """Make 600 / 6 / 8 subjects of 32 slices; only the slices that the recipe takes are made."""
     splits, task = [], Task(title, TISSUES, "made from the MNI152 maps that nilearn carries")
     for split, subjects in SUBJECTS.items():
         numbers = np.repeat(subjects, SLICES)
@@ -70,15 +67,16 @@ def make_subject(number, slices, seed=0, spread=COURSE):
     """Images and labels, uint8 (n, 176, 208), of the given slices (0..31) of subject `number`."""
     rng = np.random.default_rng([seed, number])
     tissues, distance = atlas()
-    head = where_slices_lie(slices, rng, spread)  # (3, n, H, W)
-    away = sample(distance, head, cval=60)  # mm from the brain's surface, negative inside
-    inside = away < 3
+    old = rng.uniform(-1.7, 1.7)  # age, in standard deviations
+    head = moved(where_slices_lie(slices, rng, spread), rng, *spread.moved)  # (3, n, H, W)
+    away = sample(distance, head, cval=60) - outline(head)  # mm from the brain mask, negative inside
+    inside = away < 9
     shares = np.zeros((3, *away.shape), np.float32)  # CSF, grey matter, white matter
-    brain = head[:, inside]  # bent at random: registered heads are alike, the folds inside are not
+    brain = moved(head, rng, 1.5, 0.02, 1.5, 0.975)[:, inside]  # registered heads are alike, the folds inside are not
     bent = brain + np.stack([smooth_field(brain, 30, 2.0, rng) + smooth_field(brain, 12, 0.8, rng) for _ in range(3)])
-    shares[:, inside] = individual(tissues, bent, away[inside], rng)
-    labels = np.where(away < 0, 1 + shares.argmax(0), 0).astype(np.uint8)
-    image = paint(shares, away, head, rng, spread, slices)
+    shares[:, inside] = individual(tissues, bent, away[inside], old, rng)
+    image, kinds = paint(shares, away, head, old, rng, spread, slices)
+    labels = np.where(away < 0, kinds, 0).astype(np.uint8)
     if rng.random() < spread.stripped:  # cut off what is not brain, and CSF on it down to some depth
         cut = (away >= 0) | (labels == 1) & (away > -rng.uniform(0, 15))
         image[cut], labels[cut] = 0, 0
@@ -111,21 +109,29 @@ def atlas():
 
 
 def where_slices_lie(slices, rng, spread):
-    """MNI152 voxel coordinates (3, n, H, W) of the slices' pixels, of a head that is turned, stretched and shifted.
-
-    Rows run left to right, columns back to front.
-    """
+    """MNI152 voxel coordinates (3, n, H, W) of the slices' pixels: rows run left to right, columns back to front."""
     row, column = OASIS_BOX.cut(np.indices((FRAME, FRAME))) + 0.5 - FRAME / 2
     spacing = rng.uniform(*spread.spacing) if spread.spacing else 1
     height = (np.asarray(slices)[:, None, None] - SLICES / 2) * spacing
     points = np.stack(np.broadcast_arrays(row, column, height)).astype(np.float32)  # mm in the scanner
-    turn = Rotation.from_euler("xyz", rng.normal(0, spread.turn, 3), degrees=True).as_matrix()
-    stretch = np.diag(rng.normal(1, spread.stretch, 3) / SCALE)
-    shift = (CENTRE + rng.normal(0, spread.shift, 3)).astype(np.float32)
-    return np.tensordot((turn @ stretch).astype(np.float32), points, 1) + shift[:, None, None, None]
+    return np.tensordot(FRAME_TO_MNI, points, 1) + CENTRE
 
 
-def individual(tissues, points, away, rng):
+def moved(points, rng, turn, stretch, shift, size=1):
+    """Points of a head that is turned (degrees), stretched (about `size`) and shifted (mm) at random."""
+    turned = Rotation.from_euler("xyz", rng.normal(0, turn, 3), degrees=True).as_matrix()
+    matrix = (turned @ np.diag(rng.normal(size, stretch, 3))).astype(np.float32)
+    return np.tensordot(matrix, points - CENTRE, 1) + CENTRE + rng.normal(0, shift, (3, 1, 1, 1)).astype(np.float32)
+
+
+def outline(points):
+    """How far OASIS's brain mask lies outside MNI152's, in mm, in the direction of points (3, n, H, W)."""
+    x, y, z = points - CENTRE
+    around, up = np.arctan2(x, y), z / 16
+    return 2.56 - 0.14 * up + (0.33 * up - 0.35) * np.cos(2 * around) + (0.22 * up + 0.24) * np.cos(3 * around)
+
+
+def individual(tissues, points, away, old, rng):
     """One person's shares of CSF, grey and white matter (3, n) at `points`, `away` mm from the brain's surface.
 
     The average's shares are perturbed, folded and sharpened: sulci run where a smooth random field crosses
@@ -133,38 +139,50 @@ def individual(tissues, points, away, rng):
     """
     grey, white = (sample(tissue, points) for tissue in tissues)
     logs = np.log(np.clip([1 - grey - white, grey, white], 2e-3, 1)).astype(np.float32)
-    logs[0] += rng.normal(1.5, 0.35)  # older brains have more CSF
+    logs[0] += 1.65 + 0.75 * old + 0.4 * max(old, -1) * np.clip((-away - 15) / 10, 0, 1)  # ventricles widen most
     for tissue in range(3):
-        logs[tissue] += smooth_field(points, 6, 0.35, rng)
-    fold = smooth_field(points, 9, 1, rng)
+        logs[tissue] += smooth_field(points, 6, 0.5, rng)
+    fold = smooth_field(points, rng.uniform(4.5, 6.5), 1, rng)
+    logs[2] -= 3 * np.clip(1 + away / 4, 0, 1)  # no white matter at the surface
     cortex = np.clip(1 + away / 25, 0, 1)
-    logs += cortex * np.stack([2.8 * np.exp(-((fold / 0.3) ** 2)) - 0.4, 1.1 * np.exp(-((fold / 0.6) ** 2)),
-                               0.8 - 1.3 * np.exp(-((fold / 0.6) ** 2))])
-    sharp = np.exp(3 * (logs - logs.max(0)))
+    logs += cortex * np.stack([2.8 * np.exp(-((fold / (0.21 * np.exp(0.6 * old))) ** 2)) - 0.4,
+                               1.1 * np.exp(-((fold / 0.6) ** 2)), 0.8 - 1.3 * np.exp(-((fold / 0.6) ** 2))])
+    sharp = np.exp(2.2 * (logs - logs.max(0)))
     return sharp / sharp.sum(0)
 
 
-def paint(shares, away, points, rng, spread, slices):
-    """Grey images, float32 (n, H, W) from 0, from tissue shares and the distance to the brain's surface in mm."""
-    greys = rng.normal([25, 74, 109], np.array([1, 1, 1.25]) * spread.grey)
+def paint(shares, away, points, old, rng, spread, slices):
+    """Grey images, float32 (n, H, W) from 0, of tissue shares `away` mm from the mask, and their labels 1, 2, 3.
+
+    As in OASIS labels follow greys: those of the tissues, mixed at borders, before bias and noise.
+    """
+    white, (dark, light) = rng.normal(114, spread.grey), rng.normal(0, spread.grey / 300, 2)
+    greys = white * np.array([0.155 - 0.015 * old + dark, 0.622 + 0.027 * old + light, 1])
+    pure = np.tensordot(greys.astype(np.float32), shares, 1)
+    vessels = np.maximum(12 + smooth_field(points, 6, 12, rng), -5)  # and meninges, in the CSF of the surface
+    pure += shares[0] * np.clip(1 + away / 12, 0, 1) * vessels
     blur = rng.uniform(*spread.blur)  # mm: a scanner mixes tissues at borders
-    tissue = ndimage.gaussian_filter(np.tensordot(greys.astype(np.float32), shares, 1), (0, blur, blur))
-    bias = 1 + smooth_field(points, 70, spread.bias, rng)
-    depth = away + smooth_field(points, 25, 0.8, rng)  # uneven thickness of skull and scalp
-    shell = np.interp(depth, *shell_profile(rng)).astype(np.float32)
-    blend = np.clip(away + 0.5, 0, 1)  # the edge of the brain is not a knife's
-    image = ((1 - blend) * tissue + blend * shell) * bias
-    sd, own = rng.uniform(*spread.noise), rng.spawn(SLICES)  # a slice's noise is the same whatever others are made
-    noise = np.stack([own[k].normal(0, sd, (2, *image.shape[1:])) for k in slices], 1).astype(np.float32)
-    # Rician noise, as in magnitude images; beyond 26 mm the release has cut the air to zero
-    return np.hypot(image + noise[0], noise[1]) * (depth < 26)
+    tissue = ndimage.gaussian_filter(pure, (0, blur, blur))
+    kinds = 1 + np.searchsorted(greys[:2] + [0.55 + 0.02 * old, 0.48] * np.diff(greys), tissue)
+    depth = away - rng.normal(2.5, 0.8) + smooth_field(points, 30, 1.2, rng) + smooth_field(points, 10, 0.6, rng)
+    depth *= np.exp(rng.normal(0, 0.2))  # skull and scalp are uneven, and thicker in some
+    shell = np.interp(depth, *shell_profile(rng)) * np.exp(smooth_field(points, 20, 0.25, rng))
+    shell += 60 * np.clip(smooth_field(points, 15, 1, rng) - 0.8, 0, 1) * (depth > 2) * (depth < 9)  # marrow, vessels
+    blend = np.clip(depth + 0.5, 0, 1)  # the edge of the brain is not a knife's
+    image = ((1 - blend) * tissue + blend * shell) * (1 + smooth_field(points, 70, spread.bias, rng))
+    sd, top, own = rng.uniform(*spread.noise), white * rng.normal(2.15, 0.22), rng.spawn(SLICES)
+    for image_of, slice_at in zip(image, slices):  # a slice's noise is the same whatever others are made
+        noise = own[slice_at].normal(0, sd, (2, *image_of.shape))  # Rician, as in magnitude images
+        image_of[:] = np.minimum(np.hypot(image_of + noise[0], noise[1]), top * own[slice_at].normal(1, 0.033))
+    return image * (depth < 26), kinds  # beyond 26 mm the release has cut the air to zero
 
 
 def shell_profile(rng):
     """Depths (mm from the brain) and greys of what surrounds it: skull with marrow, scalp, air."""
-    skull, scalp, fat, marrow = rng.normal([5.5, 6.8, 215, 45], [0.6, 0.7, 20, 10])
-    at = np.cumsum([0, 0.8, 0.8, skull / 2 - 0.5, skull / 2 - 0.5, 1.0, 1.5, scalp - 2.5, 1.5])
-    return at, np.array([10, 8, 10, marrow, 16, 60, fat, fat * 0.65, 4])
+    dark, marrow, fat, skull, scalp = np.maximum(
+        rng.normal([20, 60, 215, 5, 5.5], [5, 20, 35, 1.2, 1.2]), [0, 0, 0, 2.5, 3.5])
+    at = np.cumsum([0, 0.7, skull / 2 - 0.7, skull / 2 - 0.7, 0.7, 1.0, scalp - 2.5, 1.5, 2])
+    return at, np.array([dark + 8, dark, marrow, dark + 5, 50, fat, fat * 0.75, 8, 4])
 
 
 def smooth_field(points, spacing, sd, rng):
