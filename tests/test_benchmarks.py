@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import context, gpu, ingredients, people, race, speed
+from benchmarks import context, gpu, ingredients, onto_oasis, people, race, speed
 from benchmarks.kills import tiny, toy
 from keras import layers
 
-from helpers import datasets, evaluate, fast, model, train
+from helpers import data, datasets, evaluate, fast, model, train
 from helpers.data import DataError
 from helpers.predict import Predictor
 from helpers.recipe import Recipe
@@ -303,6 +303,27 @@ def test_errors_of_a_context_by_hand(tmp_path):
     assert (tmp_path / "rows.png").read_bytes()[:4] == b"\x89PNG"
     drawn = context.figure(pd.DataFrame([row])).figure.axes[0]
     assert [patch.get_width() for patch in drawn.patches] == [40, 20]
+
+
+def test_a_network_of_other_slices_is_scored_on_oasis_by_hand():
+    labels = np.array([[[0, 0, 1, 1, 2, 3]]], np.uint8)
+    found = np.eye(4, dtype=np.float32)[[[[1, 0, 0, 1, 2, 3]]]] + [0, 0, 0.1, 0]  # one wrong pixel on each side
+    split = data.Split("test", labels[..., None], labels, np.array(["a"]), data.Task("toy", data.TISSUES, "made"))
+    rows = onto_oasis.rows_of(split, found)
+    assert rows.iloc[0, :4].tolist() == [0.5, 0.5, 1, 1]
+    assert rows.iloc[1, :4].tolist() == pytest.approx([1, 2 / 3, 2 / 3, 1])
+    assert rows.iloc[:, 4:].to_numpy().tolist() == rows.iloc[:, :4].to_numpy().tolist()  # there is one person
+
+
+def test_the_split_that_is_asked_for_is_scored(course, capsys, monkeypatch):
+    asked = []
+    perfect = SimpleNamespace(probabilities=lambda images: np.eye(4)[asked.append(images[0, 0, 0, 0]) or np.zeros(
+        images.shape[:3], int)])
+    monkeypatch.setattr(onto_oasis.Predictor, "open", lambda folder, context: perfect)
+    onto_oasis.main(["runs/any", "--data", str(course)])
+    onto_oasis.main(["runs/any", "--data", str(course), "--split", "test"])
+    assert asked == [40, 20]  # the greys of cases 402 and 441 begin there
+    assert "within the true mask" in capsys.readouterr().out
 
 
 def test_a_race_on_a_gpu_is_rehearsed_without_one(tmp_path, capsys, monkeypatch):

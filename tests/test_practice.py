@@ -13,9 +13,23 @@ FEW = Recipe("practice", people=3, slices=6, validation_slices=1, test_slices=2)
 
 @pytest.fixture(scope="module")
 def made():
-    """Images and labels (20, 256, 256), five slices of four subjects."""
-    images, labels = practice.make_slices(np.repeat(range(4), 5), np.tile([0, 8, 16, 24, 31], 4))
+    """Images and labels (60, 256, 256), five slices of twelve subjects."""
+    images, labels = practice.make_slices(np.repeat(range(12), 5), np.tile([0, 8, 16, 24, 31], 12))
     return images[..., 0], labels
+
+
+def test_every_subject_has_the_same_brain_mask_as_in_the_real_ones(made):
+    masks = made[1].reshape(12, 5, FRAME, FRAME) > 0
+    assert (masks == masks[0]).all() and masks[0].any((1, 2)).all()
+
+
+def test_labels_follow_greys_as_in_the_real_ones(made):
+    images, labels = made
+    right = []
+    for image, label in zip(images, labels):
+        marks = [(image[label == k].mean() + image[label == k + 1].mean()) / 2 for k in (1, 2)]
+        right.append((np.digitize(image[label > 0], marks) + 1 == label[label > 0]).mean())
+    assert np.mean(right) > 0.88
 
 
 def test_label_shares_are_near_the_real_ones(made):
@@ -37,7 +51,7 @@ def test_brain_lies_sideways_inside_a_bright_scalp_called_background(made):
     images, labels = made
     rows, columns = np.ptp(np.argwhere(labels[0] > 0), axis=0)
     assert 120 < rows < 155 and 155 < columns < 190  # the real slice's: 136 and 170
-    assert (images[labels == 0] > 150).mean() > 0.03 and images[labels > 0].max() < 200
+    assert 0.018 < (images[labels == 0] > 150).mean() < 0.035 and images[labels > 0].max() < 200  # the real share: 0.023
 
 
 def test_nothing_lies_outside_the_box_and_nothing_in_it_is_lost(made):
@@ -70,9 +84,9 @@ def test_only_the_slices_that_the_recipe_takes_are_made(monkeypatch):
     monkeypatch.setattr(practice, "make_subject", record)
     few = practice.load(FEW)
     # of person k in the row, from k * .618 of a step, without its whole part: 0, .618, .236; .09; .854, .326
-    assert calls == {0: [0, 16], 20: [9, 25], 39: [3, 19], 45: [2], 49: [27], 53: [10]}
-    assert [(len(s), s.whole, s.n_subjects) for s in few.splits] == [(6, 1280, 3), (1, 192, 1), (2, 256, 2)]
-    assert few.test.subjects.tolist() == ["practice_049", "practice_053"] and few.test.positions.tolist() == [27, 10]
+    assert calls == {0: [0, 16], 300: [9, 25], 599: [3, 19], 605: [2], 609: [27], 613: [10]}
+    assert [(len(s), s.whole, s.n_subjects) for s in few.splits] == [(6, 19200, 3), (1, 192, 1), (2, 256, 2)]
+    assert few.test.subjects.tolist() == ["practice_609", "practice_613"] and few.test.positions.tolist() == [27, 10]
     assert few.box == OASIS_BOX and few.image_shape == (FRAME, FRAME, 1)
     nothing_lost(few)
 
@@ -82,22 +96,24 @@ def test_load_reads_its_cache(monkeypatch):
     monkeypatch.delattr(practice, "make_slices")
     again = datasets.load(FEW)
     assert np.array_equal(first.train.images, again.train.images) and first.box == again.box
-    assert [s.whole for s in again.splits] == [1280, 192, 256]
+    assert [s.whole for s in again.splits] == [19200, 192, 256]
 
 
 def test_full_size():
     assert {name: len(numbers) for name, numbers in practice.SUBJECTS.items()} == {
-        "train": 40, "validation": 6, "test": 8}
+        "train": 600, "validation": 6, "test": 8}
     numbers = [number for split in practice.SUBJECTS.values() for number in split]
-    assert numbers == list(range(54)) and practice.UNSEEN not in numbers and practice.SLICES == 32
+    assert numbers == list(range(614)) and practice.SLICES == 32
 
 
 def test_varied_brains_differ_more_and_some_have_no_skull():
     course, varied = ([practice.make_subject(number, [4, 16, 28], spread=spread) for number in range(12)]
                       for spread in (practice.COURSE, practice.VARIED))
-    greys = [np.std([image[labels == 3].mean() for image, labels in made if (labels == 3).any()])
-             for made in (course, varied)]
-    assert greys[1] > 2 * greys[0]
+    contrasts = [np.std([image[labels == 2].mean() / image[labels == 3].mean() for image, labels in made])
+                 for made in (course, varied)]
+    assert contrasts[1] > 2 * contrasts[0]
+    places = [np.std([np.argwhere(labels[1] > 0).mean(0) for _, labels in made], axis=0) for made in (course, varied)]
+    assert (places[0] == 0).all() and (places[1] > 2).all()
     bare = [not image[labels == 0].any() for image, labels in varied]
     assert 2 <= sum(bare) <= 10 and all(image[labels == 0].max() > 100 for image, labels in course)
 
