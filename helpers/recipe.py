@@ -149,7 +149,7 @@ MACHINES = {"processor": dict(slices=640, validation_slices=280, epochs=8, batch
 # What each data set is trained with (both machines, or one), which options it lacks unless it has what brains have, and
 # what DATA must be.
 SETS = {
-    "practice": dict(both=dict(dropout=0.1, slices=1280), processor=dict(slices=224, validation_slices=64, epochs=4)),
+    "practice": dict(both=dict(dropout=0.1, slices=1280), processor=dict(slices=320, validation_slices=64, epochs=4, batch=4)),
     "varied": dict(both=dict(dropout=0.1, augment=0.7, slices=1280), processor=dict(slices=400, validation_slices=96, epochs=8)),
     "oasis": dict(both=dict(slices=None, batch=4), processor=dict(epochs=2, augment=None, mirrors=False), GPU=dict(epochs=8),
                   lacks=("oversample",), data="the course's slices (keras_png_slices_data.zip, or its folder), or unpacked discs"),
