@@ -319,6 +319,7 @@ def test_the_split_that_is_asked_for_is_scored(course, capsys, monkeypatch):
     asked = []
     perfect = SimpleNamespace(probabilities=lambda images: np.eye(4)[asked.append(images[0, 0, 0, 0]) or np.zeros(
         images.shape[:3], int)])
+    monkeypatch.setattr(onto_oasis.backend, "set_up", lambda: None)
     monkeypatch.setattr(onto_oasis.Predictor, "open", lambda folder, context: perfect)
     onto_oasis.main(["runs/any", "--data", str(course)])
     onto_oasis.main(["runs/any", "--data", str(course), "--split", "test"])
