@@ -30,7 +30,7 @@ class Spread:
     """How much subjects differ: standard deviations, or ranges (from, to) that a subject's value is drawn from."""
 
     moved: tuple[float, float, float] = (0, 0, 0)  # a head in the frame: degrees, share of its size, mm
-    grey: float = 4  # of a tissue's mean grey
+    grey: float = 4  # of white matter's grey; the others', and the brightest one, follow
     blur: tuple[float, float] = (0.5, 0.9)  # mm
     noise: tuple[float, float] = (1.5, 3.5)  # grey values
     bias: float = 0.06  # of the grey value
@@ -39,7 +39,7 @@ class Spread:
 
 
 COURSE = Spread()  # as alike as the course's slices are
-VARIED = Spread((4, 0.06, 5), 12, (0.4, 1.6), (1.5, 8), 0.18, (1, 3.5), 0.5)
+VARIED = Spread((4, 0.06, 5), 24, (0.4, 1.6), (1.5, 8), 0.18, (1, 3.5), 0.5)
 
 
 def load(recipe, spread=COURSE, title="practice brains (synthetic)"):
@@ -81,8 +81,8 @@ def make_subject(number, slices, seed=0, spread=COURSE):
     return (image * (255 / np.maximum(image.max((1, 2), keepdims=True), 1))).round().astype(np.uint8), labels
 
 
-def write_scan(file, number=614, seed=0, axes="PSR", spread=COURSE):
-    """Write subject `number` (614 is in no split) and its labels as two volumes whose axes run towards `axes`.
+def write_scan(file, number=SUBJECTS["test"].stop, seed=0, axes="PSR", spread=COURSE):
+    """Write subject `number` (where not given, one in no split) and its labels as two volumes whose axes run towards `axes`.
 
     `file` ends in .nii.gz; the labels go to NAME_seg.nii.gz beside it. Returns both paths.
     """
@@ -148,8 +148,8 @@ def paint(shares, away, points, old, rng, spread, slices):
 
     As in OASIS labels follow greys: those of the tissues, mixed at borders, before bias and noise.
     """
-    white, (dark, light) = rng.normal(114, spread.grey), rng.normal(0, spread.grey / 300, 2)
-    greys = white * np.array([0.155 - 0.015 * old + dark, 0.622 + 0.027 * old + light, 1])
+    white, (csf, grey) = rng.normal(114, spread.grey), rng.normal(0, spread.grey / 300, 2)
+    greys = white * np.array([0.155 - 0.015 * old + csf, 0.622 + 0.027 * old + grey, 1])
     pure = np.tensordot(greys.astype(np.float32), shares, 1)
     # vessels and meninges, in the CSF of the surface
     pure += shares[0] * np.clip(1 + away / 12, 0, 1) * np.maximum(12 + smooth_field(points, 6, 12, rng), -5)
@@ -165,7 +165,7 @@ def paint(shares, away, points, old, rng, spread, slices):
     shell += 60 * np.clip(smooth_field(points, 15, 1, rng) - 0.8, 0, 1) * (depth > 2) * (depth < 9)  # marrow, vessels
     # the edge of the brain is not a knife's
     image = (tissue + np.clip(depth + 0.5, 0, 1) * (shell - tissue)) * (1 + smooth_field(points, 70, spread.bias, rng))
-    sd, top, own = rng.uniform(*spread.noise), white * rng.normal(2.15, 0.22), rng.spawn(SLICES)
+    sd, top, own = rng.uniform(*spread.noise), white * max(rng.normal(2.15, 0.055 * spread.grey), 1.1), rng.spawn(SLICES)
     for image_of, slice_at in zip(image, slices):  # a slice's noise is the same whatever others are made
         noise = own[slice_at].normal(0, sd, (2, *image_of.shape))  # Rician, as in magnitude images
         image_of[:] = np.minimum(np.hypot(image_of + noise[0], noise[1]), top * own[slice_at].normal(1, 0.033))
