@@ -12,8 +12,8 @@ ops = keras.ops
 WORST_DICE = "worst dice"  # what chooses the epoch
 
 
-def dice_and_cross_entropy(truth, probabilities):
-    """1 - soft Dice, averaged over labels, plus cross-entropy: a scalar, in float32 whatever the policy.
+def dice_and_cross_entropy(truth, probabilities, weight=1):
+    """1 - soft Dice, averaged over labels, plus `weight` times cross-entropy: a scalar, in float32 whatever the policy.
 
     `truth` holds labels (B, H, W), `probabilities` (B, H, W, L). The Dice sums of a label run over the whole
     batch, so a label absent from one slice has no Dice of 0; one pixel is added to keep 0 / 0 away.
@@ -25,12 +25,12 @@ def dice_and_cross_entropy(truth, probabilities):
     soft_dice = (2 * both + 1) / (total + 1)
     chosen = ops.sum(wanted * probabilities, axis=-1)  # what the true label was given, (B, H, W)
     cross_entropy = -ops.mean(ops.log(ops.maximum(chosen, 1e-7)))
-    return 1 - ops.mean(soft_dice) + cross_entropy
+    return 1 - ops.mean(soft_dice) + weight * cross_entropy
 
 
 def dice_only(truth, probabilities):
     """`dice_and_cross_entropy` without the cross-entropy."""
-    return dice_and_cross_entropy(truth, probabilities) - cross_entropy_only(truth, probabilities)
+    return dice_and_cross_entropy(truth, probabilities, weight=0)
 
 
 def cross_entropy_only(truth, probabilities):

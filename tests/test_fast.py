@@ -62,6 +62,7 @@ def test_the_optimizer_moves_as_keras_does():
 
 @pytest.mark.parametrize("name", ["improved_unet", "unet"])
 def test_a_twin_computes_what_its_network_does(name):
+    keras.utils.set_random_seed(0)  # of some first weights, rounding alone moves the second step by .001
     network = model.of_recipe(Recipe("practice", network=name, filters=4), 1, 4)
     twin = fast.quick(network)
     kinds = {type(layer) for layer in twin.layers}
@@ -74,7 +75,7 @@ def test_a_twin_computes_what_its_network_does(name):
         net.compile(keras.optimizers.SGD(0.1), train.dice_and_cross_entropy)
     twin.batch = 2
     assert twin.train_on_batch(images, labels) == pytest.approx(network.train_on_batch(images, labels), abs=1e-4)
-    assert twin.train_on_batch(images, labels) == pytest.approx(network.train_on_batch(images, labels), abs=1e-3)
+    assert twin.train_on_batch(images, labels) == pytest.approx(network.train_on_batch(images, labels), abs=1e-4)
 
 
 def test_where_the_batch_is_not_known_the_stock_layer_is_used():

@@ -30,6 +30,14 @@ def test_losses_are_float32_and_finite_in_half_precision(name):
     assert float(loss) == pytest.approx(0, abs=1e-4)
 
 
+def test_dice_alone_is_bounded_in_training_however_wrong_the_network_is():
+    """In a compiled graph Keras takes cross-entropy from what goes into the softmax, where it has no bound."""
+    network = keras.Sequential([keras.layers.Input((1, 1, 2)), keras.layers.Softmax()])
+    network.compile(keras.optimizers.SGD(), train.LOSSES["dice"])
+    wrong, truth = np.array([[[[1000.0, 0.0]]]] * 8), np.ones((8, 1, 1), int)
+    assert float(network.test_on_batch(wrong, truth)) == pytest.approx(1 - (1 / 9 + 1 / 9) / 2)
+
+
 def test_a_label_that_validation_lacks_does_not_choose_the_epoch(capsys):
     truth, guess = np.array([[[0, 0, 1, 1]]]), np.array([[[0, 2, 1, 1]]])  # label 2 is found, by chance
 
