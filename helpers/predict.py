@@ -97,8 +97,8 @@ class Predictor:
         return np.concatenate([soft_dice(split.labels[own], self.probabilities(split.images[own])) for own in parts])
 
     def doubt(self, images):
-        """How unsure the networks are of every pixel, float32 (N, H, W): entropy, 0 sure to 1 no idea."""
-        return entropy(self.probabilities(images))
+        """How unsure the networks are of every pixel, float32 (N, H, W): entropy as a share of its largest value, log L."""
+        return (stats.entropy(self.probabilities(images), axis=-1) / np.log(len(self.task.labels))).astype(np.float32)
 
     def in_box(self, images):
         """Probabilities inside the box, (N, h, w, L), averaged over networks and mirror images."""
@@ -112,8 +112,3 @@ class Predictor:
         if shape != self.box.shape:
             mean = keras.ops.convert_to_numpy(keras.ops.image.resize(mean, self.box.shape, "bilinear"))
         return np.asarray(mean, np.float32)
-
-
-def entropy(probabilities):
-    """Entropy of label probabilities (..., L) as a share of its largest value, log L: 0 sure, 1 no idea."""
-    return (stats.entropy(probabilities, axis=-1) / np.log(probabilities.shape[-1])).astype(np.float32)

@@ -300,11 +300,10 @@ class Run:
 
     def keep(self, thing, name=None):
         """Write a picture, or what has `files()`, into `results`, and return it to be shown."""
-        folder = self.results
         if backend.processes()[0]:
             return thing
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            (folder := self.results).mkdir(parents=True, exist_ok=True)
             for file, content in (thing.files() if name is None else {f"{name}.png": thing.png()}).items():
                 replace_whole(folder / file, lambda part: part.write_bytes(
                     content if isinstance(content, bytes) else content.encode()))

@@ -1,8 +1,10 @@
 """A scan of your own: a volume or a picture in, a mask on the scan's own grid out.
 
-    python -m helpers.scan RUN SCAN...
+    python -m helpers.scan [RUN] SCAN...
 
 RUN is the folder of a finished run, such as runs/practice-3f9c2a; neither the notebook nor the training data is needed.
+Without RUN, which takes one SCAN, the network that comes with this project is used, helpers/network, and RUN below is
+runs/synthetic: it learnt from synthetic brains alone, as the model card beside it says.
 SCAN is a volume of a head (.nii, .nii.gz, or .hdr with .img), an 8-bit picture that lies as the training slices do, or a
 folder: of all scans below it. What is already done there is not done again.
 
@@ -42,6 +44,7 @@ from helpers.evaluate import confusion, ratio
 from helpers.predict import Predictor
 from helpers.recipe import UserError
 
+SYNTHETIC = Path(__file__).resolve().with_name("network")  # a run of practice brains alone
 OTHERS = f"process-{backend.processes()[0]}" if backend.processes()[0] else ""  # where others than the first write
 VOLUME = re.compile(r"(?is)(.+?)\.(nii|nii\.gz|hdr|img)")  # a volume's file name
 SCANS = re.compile(r"(?is).+?(?<!_seg)(?<!_mask)(?<!_labels)\.(nii|nii\.gz|hdr|png|jpe?g|tiff?|bmp)")  # of a folder
@@ -151,8 +154,7 @@ def on_grid(maps, place, volume):
 
 def write_like(file, labels, written):
     """Write a mask with a scan's own header, so that every viewer puts it where it puts the scan."""
-    like = nib.load(file)
-    header = like.header.copy()
+    header = (like := nib.load(file)).header.copy()
     header.set_data_dtype(np.uint8)
     if isinstance(header, nib.Nifti1Header):
         header.set_slope_inter(1, 0)
@@ -225,8 +227,8 @@ def of_folder(predictor, folder, results):
 
     A scan whose row is there, and whose mask is newer than the scan and the run, is not segmented again.
     """
-    results.mkdir(exist_ok=True)
-    code, newest, rows = digest(str(folder.resolve()).encode()), (results.parent / run.STATE).stat().st_ctime, {}
+    results.mkdir(parents=True, exist_ok=True)
+    code, newest, rows = digest(str(folder.resolve()).encode()), (predictor.run.folder / run.STATE).stat().st_ctime, {}
     table = results / f"{folder.resolve().name}-{code}.csv"
     there = {str(file.relative_to(folder)): file for file in sorted(below(folder))
              if file.name[0] != "." and not file.parent.resolve().is_relative_to(results.parent.resolve())}
@@ -255,9 +257,12 @@ def of_folder(predictor, folder, results):
 def main(words):
     """Segment the scans named on a command line; the exit status."""
     parser = ArgumentParser("python -m helpers.scan", description=__doc__, formatter_class=RawTextHelpFormatter)
-    parser.add_argument("RUN", type=Path)
+    parser.add_argument("RUN", type=Path, nargs="?", default=SYNTHETIC)
     parser.add_argument("SCAN", nargs="+")
     given, failed = parser.parse_args(words or ["--help"]), False
+    if (Path(given.SCAN[0]) / run.STATE).exists():
+        parser.error(f"{given.SCAN[0]} is a run: name a scan after it")
+    results = (Path("runs", "synthetic") if given.RUN.resolve() == SYNTHETIC else given.RUN) / "results"
     try:
         with redirect_stdout(sys.stderr):
             backend.set_up()  # the precision that the notebook has on this device
@@ -267,9 +272,9 @@ def main(words):
     for file in given.SCAN:
         try:
             if Path(file).expanduser().is_dir():
-                failed |= not of_folder(predictor, Path(file).expanduser(), given.RUN / "results")
+                failed |= not of_folder(predictor, Path(file).expanduser(), results)
                 continue
-            print(found := segment(predictor, file, given.RUN / "results"), "\n", flush=True)
+            print(found := segment(predictor, file, results), "\n", flush=True)
             failed |= bool(found.warning)
         except (UserError, OSError) as error:
             failed = True

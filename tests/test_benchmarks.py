@@ -10,15 +10,17 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import context, gpu, ingredients, onto_oasis, people, race, speed
+from benchmarks import context, gpu, ingredients, onto_oasis, pack, people, race, speed
 from benchmarks.kills import tiny, toy
 from keras import layers
+from test_run import made_by_hand
 
 from helpers import data, datasets, evaluate, fast, model, train
 from helpers.data import DataError
 from helpers.predict import Predictor
 from helpers.recipe import Recipe
 from helpers.run import Run
+from helpers.scan import SYNTHETIC
 
 FOLDER = Path(__file__).parent / "benchmarks"
 TORCH = os.environ.get("TORCH_PYTHON") or (sys.executable if importlib.util.find_spec("torch") else None)
@@ -325,6 +327,29 @@ def test_the_split_that_is_asked_for_is_scored(course, capsys, monkeypatch):
     onto_oasis.main(["runs/any", "--data", str(course), "--split", "test"])
     assert asked == [40, 20]  # the greys of cases 402 and 441 begin there
     assert "within the true mask" in capsys.readouterr().out
+
+
+def test_a_packed_run_opens_as_any_with_weights_rounded_to_float16(tmp_path):
+    made = made_by_hand(tmp_path / "runs")
+    made.state["history"][0] |= {f"val_dice {name}": 0.5 for name in made.task.names}
+    size, packed = pack.pack(made, tmp_path / "network"), Run.open(tmp_path / "network")
+    assert sorted(file.name for file in packed.folder.iterdir()) == ["model_card.md", "network.keras", "run.json"]
+    assert size == (packed.folder / "network.keras").stat().st_size < 0.8 * (made.folder / "network.keras").stat().st_size
+    for found, weight in zip(packed.network().get_weights(), made.network().get_weights(), strict=True):
+        assert np.array_equal(found, weight.astype(np.float16).astype(np.float32))
+
+
+def test_the_network_that_comes_along_is_small_synthetic_and_has_its_card():
+    shipped = Run.open(SYNTHETIC)
+    assert shipped.recipe.dataset == "practice" and shipped.finished and shipped.recipe.start is None
+    assert (SYNTHETIC / "network.keras").stat().st_size < 8e6
+    assert (SYNTHETIC / "model_card.md").read_text() == pack.card(shipped)
+
+
+def test_the_network_that_comes_along_passes_on_real_brains(real_data):
+    brains = datasets.load(Recipe("oasis", str(real_data / "oasis_part.zip"), slices=1, validation_slices=280, test_slices=1))
+    labels = Predictor.open(SYNTHETIC).labels(brains.validation.images)
+    assert evaluate.score(brains.validation, labels).pooled.min() > evaluate.NEEDED
 
 
 def test_a_race_on_a_gpu_is_rehearsed_without_one(tmp_path, capsys, monkeypatch):

@@ -32,6 +32,15 @@ def brains(network=None, **options):
     return predictor_of(network or ByGrey(), OASIS_BOX, (256, 256), task=TASK, **options)
 
 
+def brains_of(folder):
+    """The same, of a run in a folder."""
+    (folder / "run.json").parent.mkdir(exist_ok=True)
+    (folder / "run.json").touch()
+    predictor = brains()
+    predictor.run.folder = folder
+    return predictor
+
+
 def pictures(side=64, channels=1, network=None, task=TASK, **options):
     """A predictor of square pictures, seen whole."""
     return predictor_of(network or ByGrey(), Box(0, 0, side, side), channels=channels, task=task, **options)
@@ -445,8 +454,7 @@ def test_wrong_true_labels_cost_the_dice_not_the_mask(tmp_path):
     found = scan.segment(brains(), tmp_path / "a.nii.gz", tmp_path / "run")
     assert dice(image, found.file).tolist() == [1, 1, 1, 1] and found.table.filter(like="Dice").empty
     assert "There is no Dice: a_seg.nii.gz has the labels 85, 170, 255; expected 0 background" in repr(found)
-    (tmp_path / "run" / "run.json").write_text("")
-    assert scan.of_folder(brains(), tmp_path, tmp_path / "run" / "results")  # no problem of the mask's
+    assert scan.of_folder(brains_of(tmp_path / "run"), tmp_path, tmp_path / "run" / "results")  # no problem of the mask's
     [table] = (tmp_path / "run" / "results").glob("*.csv")
     assert "There is no Dice: a_seg" in pd.read_csv(table).set_index("scan").loc["a.nii.gz", "note"]
 
@@ -525,8 +533,23 @@ def test_the_usage_says_what_goes_in_and_out(words, capsys):
 
 def test_the_command_needs_a_scan(capsys):
     with pytest.raises(SystemExit, match="2"):
-        scan.main(["x"])
-    assert "required: SCAN" in capsys.readouterr().err
+        scan.main([str(scan.SYNTHETIC)])
+    assert "network is a run: name a scan after it" in capsys.readouterr().err
+
+
+def test_without_a_run_the_network_that_comes_along_serves_and_stays_as_it_is(tmp_path, monkeypatch, capsys):
+    before = {file.name: file.read_bytes() for file in scan.SYNTHETIC.iterdir()}
+    monkeypatch.setattr(scan.backend, "set_up", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    scan.practice.write_scan(tmp_path / "head.nii.gz")
+    assert scan.main(["head.nii.gz"]) == 0
+    [mask], told = (tmp_path / "runs" / "synthetic" / "results").iterdir(), capsys.readouterr().out
+    assert "trained on practice brains (synthetic)" in told and str(mask.relative_to(tmp_path)) in told
+    both = (np.asarray(nib.load(file).dataobj) for file in ("head_seg.nii.gz", mask))
+    assert evaluate.dice(*both, 4).min() > 0.9
+    assert scan.main(["."]) == 0 and "1 scans, 0 of them done before" in capsys.readouterr().out
+    assert scan.main(["."]) == 0 and "1 scans, 1 of them done before" in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in scan.SYNTHETIC.iterdir()} == before
 
 
 def test_a_folder_that_is_no_run_is_refused_and_the_runs_in_it_are_named(monkeypatch, tmp_path):
@@ -562,10 +585,8 @@ def a_folder(tmp_path):
 
 def test_a_folder_is_segmented_scan_by_scan_into_a_table(tmp_path, capsys):
     folder, results = a_folder(tmp_path), tmp_path / "run" / "results"
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text("")
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    assert not scan.of_folder(brains(), folder, results)
+    assert not scan.of_folder(brains_of(tmp_path / "run"), folder, results)
     said, wrong = capsys.readouterr()
     [table] = results.glob("clinic-*.csv")
     table = pd.read_csv(table).set_index("scan")
@@ -583,10 +604,8 @@ def test_a_folder_is_segmented_scan_by_scan_into_a_table(tmp_path, capsys):
 
 
 def test_a_folder_started_again_goes_on_with_what_is_missing(tmp_path, monkeypatch, capsys):
-    folder, results = a_folder(tmp_path), tmp_path / "run" / "results"
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text("")
-    scan.of_folder(brains(), folder, results)
+    folder, results, made = a_folder(tmp_path), tmp_path / "run" / "results", brains_of(tmp_path / "run")
+    scan.of_folder(made, folder, results)
     [table] = results.glob("clinic-*.csv")
     whole, asked, segment = table.read_text(), [], scan.segment
     monkeypatch.setattr(scan, "segment", lambda predictor, file, to: asked.append(file.name) or segment(predictor, file, to))
@@ -594,7 +613,7 @@ def test_a_folder_started_again_goes_on_with_what_is_missing(tmp_path, monkeypat
     def again(*wanted):
         """Start again: these are segmented, and the table is the same."""
         asked.clear()
-        scan.of_folder(brains(), folder, results)
+        scan.of_folder(made, folder, results)
         assert sorted(asked) == sorted(wanted)
         assert sorted(table.read_text().splitlines()) == sorted(whole.splitlines())
 
@@ -609,10 +628,10 @@ def test_a_folder_started_again_goes_on_with_what_is_missing(tmp_path, monkeypat
     again("a.nii.gz", "a.hdr", "bad.nii", "slice.png")
     other = shutil.copytree(folder, tmp_path / "elsewhere" / "clinic", symlinks=True)  # of the same name
     asked.clear()
-    scan.of_folder(brains(), other, results)
+    scan.of_folder(made, other, results)
     assert len(asked) == 4 and len(list(results.glob("clinic-*.csv"))) == 2
     table.write_bytes(b"\xff\x00")
-    scan.of_folder(brains(), folder, results)
+    scan.of_folder(made, folder, results)
     assert len(pd.read_csv(table)) == 4
     with pytest.raises(DataError, match="No scan .* is below"):
-        scan.of_folder(brains(), results.parent, results)  # what a run wrote is no scan
+        scan.of_folder(made, results.parent, results)  # what a run wrote is no scan
