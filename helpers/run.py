@@ -128,14 +128,14 @@ class Run:
         file = self.folder / name
         if not file.exists() or digest(file.read_bytes()) != self.state["files"][name]:
             raise RunError(f"{file} is missing or damaged. Put it back, or delete the folder to train anew.")
-        if name == NETWORK and self.dataset is None:  # the code may be another than it was trained by
-            return fast.quick(keras.saving.load_model(file, compile=False))
         stock = name == NETWORK or self.recipe.devices > 1
-        network = into or (self.untrained() if stock else fast.quick(self.untrained()))
         try:
+            if name == NETWORK and self.dataset is None:  # the code may be another than it was trained by
+                return fast.quick(keras.saving.load_model(file, compile=False))
+            network = into or (self.untrained() if stock else fast.quick(self.untrained()))
             network.load_weights(file)
-        except OSError as error:
-            raise RunError(f"{file} cannot be read ({error}). Is it open in another program?") from error
+        except (OSError, TypeError) as error:  # of what a newer Keras wrote, an older one has no such argument
+            raise RunError(f"{file} cannot be read ({str(error)[:99]}). Close it elsewhere, or update Keras.") from error
         return fast.quick(network) if stock and not into else network
 
     def train(self, progress=None):

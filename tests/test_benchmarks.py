@@ -269,7 +269,7 @@ def test_every_point_of_the_learning_curve_shows_as_many_slices():
     assert [(recipe.people, recipe.slices, recipe.epochs) for _, recipe in own[::2]] == [
         (3, 96, 50), (10, 320, 15), (30, 960, 5), (100, 2416, 2), (302, 2416, 2)]
     assert [(name, recipe.start) for name, recipe in own[:2]] == [
-        ("random weights", None), ("practice brains (synthetic)", "varied")]
+        ("random weights", None), ("synthetic brains", str(SYNTHETIC))]
 
 
 def test_the_learning_curve_goes_on_and_evaluates_no_test_twice(many, tmp_path, monkeypatch, capsys):

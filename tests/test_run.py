@@ -457,3 +457,10 @@ def test_the_improved_unet_learns_and_opens_with_keras_alone(policy, tmp_path):
     twin = shallow(made.recipe, 1, 4)
     twin.load_weights(made.folder / "network.keras")
     assert np.allclose(np.load(tmp_path / "found.npy"), np.asarray(twin(data.test.images)), atol=1e-5)
+
+
+def test_a_network_that_a_newer_keras_saved_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    run = made_by_hand(tmp_path)
+    monkeypatch.setattr(keras.saving, "load_model", lambda *args, **options: keras.initializers.HeNormal(a_new_one=None))
+    with pytest.raises(RunError, match=r"network.keras cannot be read \(.*a_new_one.*\). Close it elsewhere, or update Keras.$"):
+        Run.open(run.folder).network()

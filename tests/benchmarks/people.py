@@ -1,9 +1,10 @@
-"""How many labelled people does it take? Test Dice by the people to learn from, from random weights and from others.
+"""How many labelled people does it take? Test Dice by people to learn from, with random and with synthetic first weights.
 
     python tests/benchmarks/people.py --data PATH
     python tests/benchmarks/people.py --draw tests/benchmarks/people_oasis.csv images/people.png
 
-Every network sees the same number of slices; fewer people are seen more often. All validation people choose the epoch.
+Every network sees the same number of slices; fewer people are seen more often. Synthetic first weights are those of
+the network that comes along. All validation people choose the epoch.
 A row is written as soon as it is there, and its test is not evaluated again: what was stopped goes on.
 """
 
@@ -13,15 +14,18 @@ from pathlib import Path
 
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from pack import on_oasis  # noqa: E402
+
 from helpers import backend, datasets, evaluate, show  # noqa: E402
 from helpers.backend import keras  # noqa: E402
 from helpers.predict import Predictor  # noqa: E402
 from helpers.recipe import Recipe  # noqa: E402
 from helpers.run import Run  # noqa: E402
+from helpers.scan import SYNTHETIC  # noqa: E402
 
 PEOPLE = (3, 10, 30, 100, 302)
-STARTS = {"random weights": None, "practice brains (synthetic)": "varied"}
+STARTS = {"random weights": None, "synthetic brains": str(SYNTHETIC)}
 SLICES, SHOWN, EACH = 2416, 4832, 32  # at most, in all epochs together, of a person
 
 
@@ -55,13 +59,14 @@ def measure(recipe, runs, csv):
 
 
 def figure(rows):
-    """Dice of every tissue against the number of people, a Picture: solid from practice brains, dashed from random."""
+    """Dice of every tissue against the number of people, a Picture: solid from synthetic brains, dashed from random."""
     tissues = rows.columns[list(rows.columns).index("background") + 1:list(rows.columns).index("worst person, background")]
     drawn, axes = show.axes_of(1, len(tissues), 3.6, 3.4, f"{rows['data'].iloc[0]}: test Dice by people to learn from")
     for ax, tissue in zip(axes[0], tissues):
         for name, style in zip(STARTS, ("o--", "o-")):
             own = rows[rows["start"] == name].sort_values("people")
             ax.plot(own["people"], own[tissue], style, color="#0072B2" if style == "o-" else "#D55E00", label=name)
+        ax.axhline(float(on_oasis()[tissue]), color="#0072B2", linestyle="-.", label="synthetic brains alone")
         ax.axhline(evaluate.NEEDED, color="#888888", linestyle=":")
         ax.set(title=tissue, xlabel="people", xscale="log")
         ax.set_xticks(sorted({*rows["people"]}), sorted({*rows["people"]}))
