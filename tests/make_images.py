@@ -45,7 +45,7 @@ def measured():
     return {"oasis_curves": show.curves(run),
             "oasis_people": show.boxes(SimpleNamespace(title="OASIS, the task's test", per_subject=people), task),
             "oasis_context": context.figure(pd.read_csv(MEASURED / "context_oasis.csv")),
-            "ingredients": ingredients.figure(pd.read_csv(MEASURED / "ingredients_practice.csv"), "validation")}
+            "ingredients": ingredients.figure(pd.read_csv(MEASURED / "ingredients_oasis.csv"))}
 
 
 if __name__ == "__main__":

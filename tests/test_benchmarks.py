@@ -2,7 +2,6 @@ import importlib.util
 import os
 import sys
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +14,7 @@ from benchmarks.kills import tiny, toy
 from keras import layers
 from test_run import made_by_hand
 
-from helpers import data, datasets, evaluate, fast, model, train
-from helpers.data import DataError
+from helpers import datasets, evaluate, fast, model
 from helpers.predict import Predictor
 from helpers.recipe import Recipe
 from helpers.run import Run
@@ -43,17 +41,15 @@ def test_each_variant_lacks_what_its_name_says():
     assert kinds(networks["without normalisation"]).count("Identity") == norms - 1
     assert kinds(networks["without deep supervision"]).count("Add") == 5 and kinds(whole).count("Add") == 7
     assert kinds(networks["without residuals"]).count("Lambda") == 5
-    for name, rate in (("without dropout", 0), ("dropout 0.3 (of whole maps)", 0.3), ("without residuals", 0.1)):
+    for name, rate in (("with dropout 0.3 (of whole maps)", 0.3), ("without residuals", 0.1)):
         dropouts = [la for la in networks[name].layers if isinstance(la, layers.SpatialDropout2D)]
         assert [layer.rate for layer in dropouts] == [rate] * 5
     recipes = {name: recipe for name, (recipe, _) in variants.items()}
-    assert recipes["without augmentation"].augment is None
-    assert recipes["without rotation, scale and shift"].augment == 0
+    assert [recipes[name].augment for name in ("with mirroring", "with rotation, scale, shift")] == [0, 0.7]
     assert [recipes[name].loss for name in ("loss: cross-entropy alone", "loss: Dice alone")] == [
         "cross_entropy", "dice"]
-    assert len({(recipe.training.items().__repr__(), build) for recipe, build in variants.values()}) == 11
-    assert ingredients.STARTED not in variants
-    assert ingredients.variants(SMALL, "runs/a")[ingredients.STARTED][0].start == "runs/a"
+    oasis = ingredients.variants(Recipe.choose("oasis", "slices=2416 epochs=1", "x")).values()
+    assert len({(recipe.training.items().__repr__(), build) for recipe, build in oasis}) == 10
 
 
 def test_without_residuals_what_comes_in_goes_through_the_convolutions_only():
@@ -84,88 +80,67 @@ def many():
     return replace(made, train=replace(made.train, subjects=np.repeat(["a1", "a2", "a3", "a4"], 4)))
 
 
-def test_people_set_aside_validate(many):
-    apart = ingredients.set_aside(many, 3)
-    assert set(apart.train.subjects) == {"a1"} and set(apart.validation.subjects) == {"a2", "a3", "a4", "b"}
-    assert (len(apart.train), len(apart.validation)) == (4, 4 + 12) and apart.test is many.test
-    assert np.array_equal(apart.validation.labels[-4:], many.train.labels[-4:]) and apart.validation.whole == 16
-    with pytest.raises(DataError, match="train split .* is empty"):
-        ingredients.set_aside(many, 4)
-
-
-def test_a_run_of_the_benchmark(many, tmp_path, monkeypatch, capsys):
-    """One of two networks, one person aside: the second takes half the time, so that it has twice the epochs too."""
-    clock = accumulate([0, 2, 0, 1, 0, 1, 0, 1])  # seconds, at the begin and end of each epoch
-    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+def test_the_ingredients_are_measured_on_validation_people_and_go_on(many, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ingredients.backend, "set_up", lambda: None)
     monkeypatch.setattr(ingredients.datasets, "load", lambda recipe: many)
-    monkeypatch.setattr(ingredients, "variants", lambda recipe, start=None: {
-        ingredients.REFERENCE: (recipe, tiny), "without augmentation": (recipe.change(augment=None), tiny),
-        "without this": (recipe, tiny)})
-    words = ["--options", "epochs=1 batch=4", "--seeds", "1", "--aside", "1", "--only", "without augmentation", "--to",
-             str(tmp_path)]
-    ingredients.main(words)
-    rows = pd.read_csv(tmp_path / "results.csv")
-    assert rows[["variant", "budget", "epochs", "seconds per epoch"]].to_numpy().tolist() == [
-        [ingredients.REFERENCE, "epochs", 1, 2], ["without augmentation", "epochs", 1, 1],
-        [ingredients.REFERENCE, "seconds", 1, 2], ["without augmentation", "seconds", 2, 1]]
-    assert len(list(tmp_path.glob("practice-*"))) == 3 and (rows["weights"] == 228).all()
-    assert not [column for column in rows if column.startswith("test")]
-    one = rows.loc[rows["budget"] == "seconds", "validation CSF"].iloc[0]
-    assert one == rows["validation CSF"][0] and "validation: Dice (hard, pooled)" in capsys.readouterr().out
+    scored, score = [], evaluate.score
+    monkeypatch.setattr(evaluate, "score", lambda split, labels: scored.append(split.name) or score(split, labels))
+    both = {ingredients.REFERENCE: {}, "with mirroring": {"augment": 0.0}}
+    monkeypatch.setattr(ingredients, "variants", lambda recipe: {
+        name: (recipe.change(**more), tiny) for name, more in both.items()})
+    words = ["--dataset", "practice", "--options", "epochs=1 batch=4 augment=none", "--to", str(tmp_path), "--seeds"]
+    ingredients.main([*words, "1"])
+    first = pd.read_csv(tmp_path / "ingredients.csv")
+    ingredients.main([*words, "2"])
+    rows = pd.read_csv(tmp_path / "ingredients.csv")
+    assert rows[:2].equals(first) and (rows["weights"] == 228).all()
+    assert rows[["variant", "seed", "slices", "epochs"]].to_numpy().tolist() == [
+        [name, seed, 16, 1] for seed in (0, 1) for name in both]
+    recipe = Recipe.choose("practice", "epochs=1 batch=4 augment=none seed=1", "", False)
+    predictor = Predictor(Run(tmp_path, recipe, many, tiny), mirrors=False)
+    pooled = score(many.validation, predictor.labels(many.validation)).pooled
+    assert scored == ["validation"] * 4
+    assert rows.loc[2, ingredients.SCORED].tolist() == pytest.approx(pooled[ingredients.SCORED].tolist(), abs=1e-4)
+    assert "validation: Dice (hard, pooled)" in capsys.readouterr().out
     monkeypatch.setattr(keras.Model, "fit", None)
-    ingredients.main(words)  # all is read back
-    again = pd.read_csv(tmp_path / "results.csv")
-    assert again.equals(rows)
+    ingredients.main([*words, "2"])  # everything is there
+    assert pd.read_csv(tmp_path / "ingredients.csv").equals(rows)
 
 
 def test_a_stopped_run_is_no_row(many, tmp_path, monkeypatch):
     monkeypatch.setattr(ingredients.Run, "train", lambda self: self)
     with pytest.raises(KeyboardInterrupt):
-        ingredients.measure(SMALL, many, 1, tmp_path)
-    assert not (tmp_path / "results.csv").exists()
+        ingredients.measure(SMALL, many, 1, tmp_path, tmp_path / "ingredients.csv")
+    assert not (tmp_path / "ingredients.csv").exists()
 
 
-@pytest.mark.parametrize("words, sentence", [(["--only", "without wings"], "invalid choice: 'without wings'"),
-                                             (["--aside", "-1"], "--aside is -1; it must be 0 or more")])
-def test_a_command_that_cannot_be(words, sentence, capsys):
-    with pytest.raises(SystemExit):
-        ingredients.main(words)
-    assert sentence in capsys.readouterr().err
+def ingredient_rows():
+    """Two variants by hand, two runs of the first."""
+    return pd.DataFrame({"data": "toy", "variant": ["a", "b", "a"], "seed": [0, 0, 1], "weights": [5, 7, 5],
+                         "CSF": [0.8, 0.7, 0.9], "grey matter": 0.5, "white matter": [0.6, 0.6, 0.8]})
 
 
 def test_table_by_hand():
-    rows = pd.DataFrame({"data": "toy", "variant": ["a", "a", "b"], "seed": [0, 1, 0], "budget": "epochs", "epochs": 6,
-                         "weights": [5, 5, 7], "seconds per epoch": [1.0, 3.0, 4.0], "validation CSF": 0.1,
-                         "test CSF": [0.8, 0.9, 0.7]})
-    found = ingredients.table(rows)
-    table = found.table
-    assert table.loc[("epochs", "a"), "CSF"] == "0.8500 ± 0.0707" and table.loc[("epochs", "a"), "runs"] == 2
-    assert table.loc[("epochs", "a"), "seconds per epoch"] == 2 and table.loc[("epochs", "b"), "weights"] == 7
-    assert "validation CSF" not in table and found.caption.startswith("toy, test: Dice (hard, pooled)")
-    assert ingredients.table(rows, "validation").table.loc[("epochs", "a"), "CSF"] == "0.1000 ± 0.0000"
+    found = ingredients.table(ingredient_rows())
+    assert found.table.loc["a", "CSF"] == "0.8500 ± 0.0707" and found.table["runs"].tolist() == [2, 1]
+    assert found.table["weights"].tolist() == [5, 7]
+    assert found.caption.startswith("toy, validation: Dice (hard, pooled)")
 
 
 def test_figure_draws_every_run_once():
-    rows = pd.DataFrame({"data": "toy", "variant": ["all", "less"] * 4, "seed": [0, 0, 1, 1] * 2,
-                         "budget": ["epochs"] * 4 + ["seconds"] * 4, "epochs": [5] * 5 + [9, 5, 9],
-                         "test background": 0.99, "test b": 0.5,
-                         "test a": [0.9, 0.8, 0.92, 0.7, 0.9, 0.86, 0.92, 0.88]})
-    drawn = ingredients.figure(rows)
-    ax = drawn.figure.axes[0]
-    assert "Test Dice of 3 variants" in drawn.alt
-    assert "mean of b, a" in ax.get_xlabel()
-    runs = [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "o"]
-    assert runs == [pytest.approx(two) for two in ([0.68, 0.69], [0.65, 0.6], [0.7, 0.71])]
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["less, 9 epochs (the same seconds)", "less", "all"]
+    drawn = ingredients.figure(ingredient_rows())
+    assert "Validation Dice of 2 variants" in drawn.alt
+    csf, _, white = drawn.figure.axes
+    assert [[text.get_text() for text in ax.get_yticklabels()] for ax in (csf, white)] == [["b", "a"], ["", ""]]
+    runs = [[line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "o"] for ax in (csf, white)]
+    assert runs == [[[0.7], [0.8, 0.9]], [[0.6], [0.6, 0.8]]]
+    assert csf.lines[-1].get_xdata()[0] == pytest.approx(0.85)
 
 
-@pytest.mark.parametrize("name, said, rows", [("practice", "practice brains (synthetic), validation", 28),
-                                              ("ibsr", "brains.zip (OASIS layout), validation", 10)])
-def test_measured_results_are_drawn(name, said, rows, tmp_path, capsys):
-    ingredients.main(["--draw", str(FOLDER / f"ingredients_{name}.csv"), str(tmp_path / "drawn.png")])
+def test_what_was_measured_is_drawn(tmp_path, capsys):
+    ingredients.main(["--draw", str(FOLDER / "ingredients_oasis.csv"), str(tmp_path / "drawn.png")])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(said) and sum("±" in line for line in lines[1:]) == rows
+    assert lines[0].startswith("OASIS brain slices, validation") and sum("±" in line for line in lines[1:]) == 10
     assert (tmp_path / "drawn.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -267,7 +242,7 @@ def test_a_race_of_one(name, tmp_path, monkeypatch):
 def test_every_point_of_the_learning_curve_shows_as_many_slices():
     own = list(people.points(Recipe("oasis", data="x")))
     assert [(recipe.people, recipe.slices, recipe.epochs) for _, recipe in own[::2]] == [
-        (3, 96, 50), (10, 320, 15), (30, 960, 5), (100, 2416, 2), (302, 2416, 2)]
+        (3, 96, 25), (10, 320, 8), (30, 960, 3), (100, 2416, 1), (302, 2416, 1)]
     assert [(name, recipe.start) for name, recipe in own[:2]] == [
         ("random weights", None), ("synthetic brains", str(SYNTHETIC))]
 

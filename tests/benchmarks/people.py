@@ -26,13 +26,13 @@ from helpers.scan import SYNTHETIC  # noqa: E402
 
 PEOPLE = (3, 10, 30, 100, 302)
 STARTS = {"random weights": None, "synthetic brains": str(SYNTHETIC)}
-SLICES, SHOWN, EACH = 2416, 4832, 32  # at most, in all epochs together, of a person
+SHOWN, EACH = 2416, 32  # slices: in all epochs together, and of a person
 
 
 def points(recipe, people=PEOPLE):
     """(name of the start, recipe) of every network; each shows about as many slices."""
     for n in people:
-        slices = min(EACH * n, SLICES)
+        slices = min(EACH * n, SHOWN)
         for name, start in STARTS.items():
             yield name, recipe.change(people=n, slices=slices, epochs=max(1, round(SHOWN / slices)), start=start)
 
