@@ -15,7 +15,7 @@ import pandas as pd
 HERE = Path(__file__).resolve().parent
 MEASURED = HERE / "benchmarks"
 sys.path.insert(0, str(HERE.parent))
-from benchmarks import context, ingredients  # noqa: E402
+from benchmarks import context, ingredients, people  # noqa: E402
 
 from helpers import backend, datasets, evaluate, model, show  # noqa: E402
 from helpers.data import TISSUES, Task  # noqa: E402
@@ -37,14 +37,15 @@ def practice(folder):
 
 
 def measured():
-    """{name: Picture} of what is in the CSV files: the graded run on OASIS, and what each ingredient buys."""
+    """{name: Picture} of what is in the CSV files: the graded run on OASIS, context, learning curve, ingredients."""
     history = pd.read_csv(MEASURED / "oasis_history.csv", index_col="epoch")
     task = Task("OASIS", TISSUES, "")
     run = SimpleNamespace(history=history, best=history["val_worst dice"].idxmax(), task=task)
-    people = pd.read_csv(MEASURED / "oasis_people.csv", index_col="subject")
+    each = pd.read_csv(MEASURED / "oasis_people.csv", index_col="subject")
     return {"oasis_curves": show.curves(run),
-            "oasis_people": show.boxes(SimpleNamespace(title="OASIS, the task's test", per_subject=people), task),
+            "oasis_people": show.boxes(SimpleNamespace(title="OASIS, the task's test", per_subject=each), task),
             "oasis_context": context.figure(pd.read_csv(MEASURED / "context_oasis.csv")),
+            "people": people.figure(pd.read_csv(MEASURED / "people_oasis.csv")),
             "ingredients": ingredients.figure(pd.read_csv(MEASURED / "ingredients_oasis.csv"))}
 
 

@@ -142,6 +142,8 @@ def test_what_was_measured_is_drawn(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("OASIS brain slices, validation") and sum("±" in line for line in lines[1:]) == 10
     assert (tmp_path / "drawn.png").read_bytes()[:4] == b"\x89PNG"
+    ax = people.figure(pd.read_csv(FOLDER / "people_oasis.csv")).figure.axes[0]
+    assert [line.get_xdata().tolist() for line in ax.lines[:2]] == [list(people.PEOPLE)] * 2
 
 
 def test_multiply_adds_by_hand():
