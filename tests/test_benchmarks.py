@@ -14,7 +14,7 @@ from benchmarks.kills import tiny, toy
 from keras import layers
 from test_run import made_by_hand
 
-from helpers import datasets, evaluate, fast, model
+from helpers import data, datasets, evaluate, fast, model
 from helpers.predict import Predictor
 from helpers.recipe import Recipe
 from helpers.run import Run
