@@ -3,7 +3,7 @@
     python tests/benchmarks/people.py --data PATH
     python tests/benchmarks/people.py --draw tests/benchmarks/people_oasis.csv images/people.png
 
-Every network sees the same number of slices; fewer people are seen more often. Synthetic first weights are those of
+Every network sees about as many slices; fewer people are seen more often. Synthetic first weights are those of
 the network that comes along. All validation people choose the epoch.
 A row is written as soon as it is there, and its test is not evaluated again: what was stopped goes on.
 """
