@@ -187,8 +187,7 @@ class Split:
 
     def label_shares(self):
         """Share of all pixels that each label covers, (L,), summing to 1."""
-        counts = sum(np.bincount(labels.ravel(), minlength=len(self.task.labels)) for labels in self.labels)
-        return counts / self.labels.size
+        return sum(np.bincount(labels.ravel(), minlength=len(self.task.labels)) for labels in self.labels) / self.labels.size
 
     def seen(self, box, size=None):
         """The split as a network sees it: cut to the box and, with `size`, shrunk, images and labels alike."""

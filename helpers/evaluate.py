@@ -150,9 +150,8 @@ def like_with_like(reports, scores, soft=None):
 
 def score(split, guesses):
     """What predictions (N, H, W) of a split are worth, in the whole frame, as Scores."""
-    names = split.task.names
-    counts = np.stack([confusion(t, g, len(names)) for t, g in zip(split.labels, guesses, strict=True)])
-    return Scores(f"{split.task.title}, {split.name}", names, split.subjects, counts, split.whole)
+    counts = np.stack([confusion(*one, len(split.task.labels)) for one in zip(split.labels, guesses, strict=True)])
+    return Scores(f"{split.task.title}, {split.name}", split.task.names, split.subjects, counts, split.whole)
 
 
 def baselines(dataset, n=100):

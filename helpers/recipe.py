@@ -60,8 +60,8 @@ class Recipe:
     oversample: int = option(1, "how often an epoch shows each picture of the rarer background", int, 1, 100)
     loss: str = option("dice+cross_entropy", "what training minimises", str,
                        choices=("dice+cross_entropy", "dice", "cross_entropy"))
-    start: str = option(None, "first weights: varied (practice brains that differ much, trained first) or the folder of "
-                        "a finished run", str, none="random")
+    start: str = option(None, "first weights: synthetic (the network that comes along), varied (practice brains that differ "
+                        "much, trained first) or the folder of a finished run", str, none="random")
     seed: int = option(0, "fixes everything random", int, 0, 2**31)
     mirrors: bool = option(True, "average the prediction with those of mirror images", bool, stage="prediction")
     context: str = option(None, "what is known beside the slice: mask, where all training people have background at its "
@@ -90,6 +90,8 @@ class Recipe:
                               ("environment", environment)):
             values |= layer
             reasons |= dict.fromkeys(layer, reason)
+        if own.get("start") == "synthetic" and reasons["start"] == "this data set" and values | SHAPE != SHAPE | values:
+            values["start"], reasons["start"] = None, "another network"
         return cls(dataset, data, machine, **values, reasons=reasons)
 
     def __post_init__(self):
@@ -131,18 +133,18 @@ class Recipe:
                  rule["meaning"]) for name, rule in OPTIONS.items() if name not in lacks(self.dataset)]
 
     def __repr__(self):
-        lines = ["{:17} {:19} {:14} {}".format(*row) for row in self.rows()]
-        return "\n".join([f"Recipe for {self.dataset} on a {self.machine}", *lines])
+        rows = ("{:17} {:19} {:14} {}".format(*row) for row in self.rows())
+        return "\n".join([f"Recipe for {self.dataset} on a {self.machine}", *rows])
 
     def _repr_html_(self):
-        lines = [["td", *row] for row in self.rows()]
-        cells = ["".join(f'<{tag} style="text-align:left">{html.escape(cell)}</{tag}>' for cell in line)
-                 for tag, *line in [["th", "option", "value", "chosen by", "meaning"], *lines]]
+        rows = [["th", "option", "value", "chosen by", "meaning"], *(["td", *row] for row in self.rows())]
+        cells = ["".join(f'<{tag} style="text-align:left">{html.escape(cell)}</{tag}>' for cell in row) for tag, *row in rows]
         return (f"<p><b>Recipe for {self.dataset} on a {self.machine}</b></p><table><tr>{'</tr><tr>'.join(cells)}</tr>"
                 "</table>")
 
 
 OPTIONS = {spec.name: spec.metadata for spec in fields(Recipe) if spec.metadata}
+SHAPE = {name: OPTIONS[name]["default"] for name in ("network", "filters")}  # of the network that comes along
 MACHINES = {"processor": dict(slices=640, validation_slices=280, epochs=8, batch=8),
             "GPU": dict(slices=None, validation_slices=None, epochs=30, batch=16)}
 
@@ -151,7 +153,8 @@ MACHINES = {"processor": dict(slices=640, validation_slices=280, epochs=8, batch
 SETS = {
     "practice": dict(both=dict(dropout=0.1, slices=1280), processor=dict(slices=320, validation_slices=64, epochs=4, batch=4)),
     "varied": dict(both=dict(dropout=0.1, augment=0.7, slices=1280), processor=dict(slices=400, validation_slices=96, epochs=8)),
-    "oasis": dict(both=dict(slices=None, batch=4), processor=dict(epochs=2, augment=None, mirrors=False), GPU=dict(epochs=8),
+    "oasis": dict(both=dict(slices=None, batch=4, augment=None, mirrors=False, start="synthetic"),
+                  processor=dict(epochs=2), GPU=dict(epochs=6),
                   lacks=("oversample",), data="the course's slices (keras_png_slices_data.zip, or its folder), or unpacked discs"),
     "volumes": dict(both=dict(epochs=24, batch=8, start="varied"), data="a folder of NAME.nii.gz with NAME_seg.nii.gz"),
     "lgg": dict(both=dict(epochs=24, batch=8, augment=0.7), processor=dict(size=128),
@@ -233,7 +236,7 @@ def misplaced(dataset, data, start):
     """Sentences on a data set that is none, DATA that it needs or does not take, and a start that is not there."""
     if dataset not in list(SETS):
         return [f"There is no data set {dataset!r}.{nearest(dataset, SETS)} Choose one of: {', '.join(SETS)}."]
-    wrong, needs, own = [], SETS[dataset].get("data"), [name for name in SETS if "data" not in SETS[name]]
+    wrong, needs, own = [], SETS[dataset].get("data"), ["synthetic", *(name for name in SETS if "data" not in SETS[name])]
     if needs and not data:
         wrong.append(f"{dataset} needs DATA: {needs}.")
     if data and not needs:

@@ -29,6 +29,7 @@ from helpers.datasets.files import digest, replace_whole
 from helpers.recipe import Recipe, UserError
 
 STATE, NETWORK, LOCK = "run.json", "network.keras", "lock"
+SYNTHETIC = Path(__file__).resolve().with_name("network")  # a run of practice brains alone, which comes along
 VERSION = 2  # of run.json
 FULL = re.compile("RESOURCE_?EXHAUSTED|out of memory|MemoryError", re.IGNORECASE)  # names and words of errors
 STALE = 30 * 60  # seconds after which a lock of another machine, renewed each epoch, no longer counts
@@ -53,7 +54,8 @@ class Run:
             print(f"RUNS is taken from the environment: {place}, not {runs}.")
         self.recipe, self.dataset, self.build = recipe, dataset, build
         base = recipe.start and recipe.starting()
-        self.start = Run(place, base, datasets.load(base), build) if base else recipe.start and Run.open(recipe.start)
+        first = SYNTHETIC if recipe.start == "synthetic" else recipe.start
+        self.start = Run(place, base, datasets.load(base), build) if base else first and Run.open(first)
         identity = self.identity()
         self.name = f"{recipe.dataset}-{digest(json.dumps(identity).encode())[:6]}"
         self.folder = place / self.name

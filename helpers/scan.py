@@ -44,7 +44,6 @@ from helpers.evaluate import confusion, ratio
 from helpers.predict import Predictor
 from helpers.recipe import UserError
 
-SYNTHETIC = Path(__file__).resolve().with_name("network")  # a run of practice brains alone
 OTHERS = f"process-{backend.processes()[0]}" if backend.processes()[0] else ""  # where others than the first write
 VOLUME = re.compile(r"(?is)(.+?)\.(nii|nii\.gz|hdr|img)")  # a volume's file name
 SCANS = re.compile(r"(?is).+?(?<!_seg)(?<!_mask)(?<!_labels)\.(nii|nii\.gz|hdr|png|jpe?g|tiff?|bmp)")  # of a folder
@@ -257,12 +256,12 @@ def of_folder(predictor, folder, results):
 def main(words):
     """Segment the scans named on a command line; the exit status."""
     parser = ArgumentParser("python -m helpers.scan", description=__doc__, formatter_class=RawTextHelpFormatter)
-    parser.add_argument("RUN", type=Path, nargs="?", default=SYNTHETIC)
+    parser.add_argument("RUN", type=Path, nargs="?", default=run.SYNTHETIC)
     parser.add_argument("SCAN", nargs="+")
     given, failed = parser.parse_args(words or ["--help"]), False
     if (Path(given.SCAN[0]) / run.STATE).exists():
         parser.error(f"{given.SCAN[0]} is a run: name a scan after it")
-    results = (Path("runs", "synthetic") if given.RUN.resolve() == SYNTHETIC else given.RUN) / "results"
+    results = (Path("runs", "synthetic") if given.RUN.resolve() == run.SYNTHETIC else given.RUN) / "results"
     try:
         with redirect_stdout(sys.stderr):
             backend.set_up()  # the precision that the notebook has on this device

@@ -104,8 +104,7 @@ def pairs(split, n=4):
     return grid([[dict(title=brief(subject), image=image) for subject, image in zip(some.subjects, some.images)],
                  [dict(labels=labels) for labels in some.labels]],
                 f"{split.task.title}: the {split.name} split and its labels",
-                f"{len(some)} slices in a row; below each its mask, a colour a label: {', '.join(split.task.names)}.",
-                split.task)
+                f"{len(some)} slices in a row; below each its mask, a colour a label: {', '.join(split.task.names)}.", split.task)
 
 
 def augmented(split, share, n=4, seed=0):
@@ -234,8 +233,7 @@ def compared(split, labels, titles, what):
              dict(title=f"error: {(truth != guess).sum():,} pixels", image=image, wrong=truth != guess, opacity=1)]
             for title, image, truth, guess in zip(titles.values(), some.images, some.labels, guesses)]
     return grid(rows, f"{split.task.title}, {split.name}: {what}",
-                "A row for each: the slice, its true mask, the predicted mask, the pixels where they differ.",
-                split.task)
+                "A row for each: the slice, its true mask, the predicted mask, the pixels where they differ.", split.task)
 
 
 def overlays(split, n=4):

@@ -41,11 +41,11 @@ def test_machine_then_data_set_then_reader_then_environment(monkeypatch):
 def test_data_sets_have_what_suits_them_on_both_machines():
     augment = {name: [Recipe.choose(name, data="x" if "data" in own else "", gpu=gpu).augment for gpu in (False, True)]
                for name, own in SETS.items()}
-    assert augment == {"practice": [0, 0], "varied": [0.7, 0.7], "oasis": [None, 0], "volumes": [0, 0], "lgg": [0.7, 0.7],
+    assert augment == {"practice": [0, 0], "varied": [0.7, 0.7], "oasis": [None, None], "volumes": [0, 0], "lgg": [0.7, 0.7],
                        "nuclei": [0.7, 0.7]}
     short, long = (Recipe.choose("oasis", data="x", gpu=gpu) for gpu in (False, True))
     assert [(one.epochs, one.batch, one.slices, one.mirrors) for one in (short, long)] == [(2, 4, None, False),
-                                                                                           (8, 4, None, True)]
+                                                                                           (6, 4, None, False)]
     assert (Recipe.choose("lgg", data="x").size, Recipe.choose("lgg", data="x", gpu=True).size) == (128, None)
     for name, own in SETS.items():
         assert not {*own.get("both", ()), *own.get("processor", ()), *own.get("GPU", ())} & {*lacks(name)}, name
@@ -58,7 +58,7 @@ def test_everything_wrong_is_said_at_once():
         "seed is given twice.",
         "OPTIONS: '7' is not like name=value, such as epochs=10.",
         "practice makes its own brains: leave DATA empty (it is 'x.zip'), or set DATASET to oasis.",
-        "start is 'varid'; it must be practice, varied, the folder of a finished run, or random.",
+        "start is 'varid'; it must be synthetic, practice, varied, the folder of a finished run, or random.",
         "network is 'u-net'; it must be improved_unet or unet.",
         "filters is 0; it must be a whole number from 1 to 256.",
         "dropout is 'high'; it must be a number from 0 to 0.95.",
@@ -80,7 +80,7 @@ def test_everything_wrong_is_said_at_once():
     ("practice", "seed='1", "", "seed is \"'1\"; it must be a whole number from 0 to 2147483648."),
     ("practice", "epochs=none", "", "epochs is 'none'; it must be a whole number from 1 to 100000."),
     ("volumes", "start=oasis", "x",
-     "start is 'oasis'; it must be practice, varied, the folder of a finished run, or random.")])
+     "start is 'oasis'; it must be synthetic, practice, varied, the folder of a finished run, or random.")])
 def test_one_thing_wrong_is_one_sentence(dataset, options, data, sentence):
     assert refused(dataset, options, data) == [sentence]
 
@@ -149,6 +149,15 @@ def test_the_plain_network_beside_it():
                if getattr(recipe, name) != getattr(recipe.plain(), name)}
     assert changed == {"network": ("improved_unet", "unet"), "dropout": (0.3, 0), "learning_rate": (3e-3, 1e-3),
                        "start": ("varied", None), "networks": (3, 1)}
+
+
+@pytest.mark.parametrize("options, start", [
+    ("", ("synthetic", "this data set")), ("filters=16 network=improved_unet", ("synthetic", "this data set")),
+    ("filters=8", ("random", "another network")), ("network=unet", ("random", "another network")),
+    ("filters=8 start=synthetic", ("synthetic", "you")), ("start=random", ("random", "you"))])
+def test_oasis_starts_from_the_network_that_comes_along_where_it_fits(options, start):
+    recipe = Recipe.choose("oasis", options, data="x")
+    assert chosen(recipe)["start"] == start and recipe.starting() is recipe.plain().start is None
 
 
 def test_the_run_it_starts_from_has_its_network():

@@ -410,6 +410,17 @@ def test_a_run_starts_from_a_folder_that_is_finished_and_fits(tmp_path):
         run_of(tmp_path, start=str(tmp_path))
 
 
+def test_a_run_starts_from_the_network_that_comes_along(tmp_path):
+    second = run_of(tmp_path, build=model.of_recipe, start="synthetic", network="improved_unet", filters=16)
+    network = second.untrained()
+    run.load_start(network, second.start)
+    shipped = keras.saving.load_model(run.SYNTHETIC / "network.keras", compile=False)
+    assert all(np.array_equal(a, b) for a, b in zip(network.get_weights(), shipped.get_weights(), strict=True))
+    narrow = run_of(tmp_path, build=model.of_recipe, start="synthetic", network="improved_unet", filters=8)
+    with pytest.raises(RunError, match="network is another: .* weights. Both need the same network, filters"):
+        run.load_start(narrow.untrained(), narrow.start)
+
+
 def test_results_of_other_options_lie_side_by_side(finished):
     folder = finished.folder / "results"
     thing = SimpleNamespace(files=lambda: {"a.csv": "1"})

@@ -533,12 +533,12 @@ def test_the_usage_says_what_goes_in_and_out(words, capsys):
 
 def test_the_command_needs_a_scan(capsys):
     with pytest.raises(SystemExit, match="2"):
-        scan.main([str(scan.SYNTHETIC)])
+        scan.main([str(scan.run.SYNTHETIC)])
     assert "network is a run: name a scan after it" in capsys.readouterr().err
 
 
 def test_without_a_run_the_network_that_comes_along_serves_and_stays_as_it_is(tmp_path, monkeypatch, capsys):
-    before = {file.name: file.read_bytes() for file in scan.SYNTHETIC.iterdir()}
+    before = {file.name: file.read_bytes() for file in scan.run.SYNTHETIC.iterdir()}
     monkeypatch.setattr(scan.backend, "set_up", lambda: None)
     monkeypatch.chdir(tmp_path)
     scan.practice.write_scan(tmp_path / "head.nii.gz")
@@ -549,7 +549,7 @@ def test_without_a_run_the_network_that_comes_along_serves_and_stays_as_it_is(tm
     assert evaluate.dice(*both, 4).min() > 0.9
     assert scan.main(["."]) == 0 and "1 scans, 0 of them done before" in capsys.readouterr().out
     assert scan.main(["."]) == 0 and "1 scans, 1 of them done before" in capsys.readouterr().out
-    assert {file.name: file.read_bytes() for file in scan.SYNTHETIC.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in scan.run.SYNTHETIC.iterdir()} == before
 
 
 def test_a_folder_that_is_no_run_is_refused_and_the_runs_in_it_are_named(monkeypatch, tmp_path):

@@ -78,6 +78,13 @@ def predict_as_built():
         tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
+def afresh():
+    """Forget earlier networks, but not the precision, which Keras would forget with them."""
+    policy = keras.mixed_precision.dtype_policy()
+    keras.utils.clear_session()
+    keras.mixed_precision.set_dtype_policy(policy)
+
+
 def measure(recipe, dataset, seeds, runs, csv):
     """Train every variant with every seed that the CSV lacks, score it on validation people, and add its row."""
     predict_as_built()
@@ -89,7 +96,7 @@ def measure(recipe, dataset, seeds, runs, csv):
                    "epochs": own.epochs}
             if any(row.items() <= there.items() for there in rows):
                 continue
-            keras.utils.clear_session()
+            afresh()
             print(f"\n{name}, seed {seed}", flush=True)
             run = Run(runs, own, dataset, build).train()
             if not run.finished:
@@ -130,7 +137,7 @@ def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name, default, text in (("dataset", "oasis", "as in the notebook"), ("data", "", "path of the data"),
-                                ("options", "slices=2416 epochs=1", "as in the notebook"),
+                                ("options", "slices=2416 epochs=1 start=random", "as in the notebook"),
                                 ("seeds", 3, "runs of each variant"),
                                 ("to", "runs/ingredients", "folder of the results")):
         parser.add_argument(f"--{name}", default=default, type=type(default), help=text)

@@ -15,17 +15,16 @@ from pathlib import Path
 import pandas as pd
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+from ingredients import afresh  # noqa: E402
 from pack import on_oasis  # noqa: E402
 
 from helpers import backend, datasets, evaluate, show  # noqa: E402
-from helpers.backend import keras  # noqa: E402
 from helpers.predict import Predictor  # noqa: E402
 from helpers.recipe import Recipe  # noqa: E402
 from helpers.run import Run  # noqa: E402
-from helpers.scan import SYNTHETIC  # noqa: E402
 
 PEOPLE = (3, 10, 30, 100, 302)
-STARTS = {"random weights": None, "synthetic brains": str(SYNTHETIC)}
+STARTS = {"random weights": None, "synthetic brains": "synthetic"}
 SHOWN, EACH = 2416, 32  # slices: in all epochs together, and of a person
 
 
@@ -42,7 +41,7 @@ def measure(recipe, runs, csv):
     rows = pd.read_csv(csv).to_dict("records") if csv.exists() else []
     csv.parent.mkdir(parents=True, exist_ok=True)
     for name, own in points(recipe):
-        keras.utils.clear_session()
+        afresh()
         brains = datasets.load(own)
         run = Run(runs, own, brains)
         if brains.train.n_subjects < own.people or any(row["run"] == run.name for row in rows):
