@@ -36,11 +36,11 @@ def whole(predictor, networks):
         rows, columns = (np.float32(overlaps(old, new) / old) for old, new in zip(box.shape, shape))
         means = ops.einsum("ij,bjkc,lk->bilc", rows, ops.cast(seen, "float32"), columns)
         seen = ops.cast(ops.floor(means + 0.5), "uint8")
-    total, ways = 0, predictor.ways
-    for number, network in enumerate(networks):
+    total = 0
+    for number, (network, ways) in enumerate(zip(networks, predictor.ways)):
         network.name = f"network_{number}"  # no two alike
         total += sum(reduce(ops.flip, axes, network(reduce(ops.flip, axes, seen))) for axes in ways)
-    mean = total / (len(ways) * len(networks))
+    mean = total / sum(map(len, predictor.ways))
     if shape != box.shape:
         mean = ops.image.resize(mean, box.shape, "bilinear")
     tissue = Box(-box.top, -box.left, *frame).cut(mean, ops.pad)[..., 1:]

@@ -19,21 +19,22 @@ ENOUGH = 10  # training people, to say where tissue is at a position
 class Predictor:
     """Everything that decides a label: networks, mirror images, box, size, context.
 
-    `Predictor(run, ...)` takes the recipe of the first run; a run with `others` brings these along. Of a network it
-    asks for `predict_on_batch` only. `context`, "" for none, is used where positions are known: for the labels of a Split.
+    `Predictor(run, ...)` takes size and context of the first run, and mirror images of each that is given; a run with
+    `others` brings these along. Of a network it asks for `predict_on_batch` only. `context`, "" for none, is used where
+    positions are known: for the labels of a Split. `ways` has, for each network, the axes of its mirror images.
     """
 
     def __init__(self, *runs, mirrors=None, context=None):
+        mirrored = [run.recipe.mirrors if mirrors is None else mirrors for run in runs for _ in (run, *run.others)]
         first, runs = runs[0], [one for run in runs for one in (run, *run.others)]
         kinds = [dict(labels=run.task.labels, box=run.box, frame=run.frame, channels=run.channels,
                       size=run.box.seen(run.recipe.size)) for run in runs]
         for run, kind in zip(runs, kinds):
             if differing := [name for name in kind if kind[name] != kinds[0][name]]:
                 raise RunError(f"{first.folder} and {run.folder} cannot be averaged: {', '.join(differing)} differ.")
-        self.networks = [run.network() for run in runs]
         self.task, self.box, self.frame, self.channels = first.task, first.box, first.frame, first.channels
-        self.mirrors = self.task.mirrors if (first.recipe.mirrors if mirrors is None else mirrors) else ()
-        self.ways = [axes for n in range(len(self.mirrors) + 1) for axes in combinations(self.mirrors, n)]
+        every = [axes for n in range(len(self.task.mirrors) + 1) for axes in combinations(self.task.mirrors, n)]
+        self.networks, self.ways = [run.network() for run in runs], [every if asked else [()] for asked in mirrored]
         self.size = first.recipe.size
         self.context, self.run, self.tissue = str((first.recipe.context if context is None else context) or ""), first, {}
 
@@ -101,14 +102,14 @@ class Predictor:
         return (stats.entropy(self.probabilities(images), axis=-1) / np.log(len(self.task.labels))).astype(np.float32)
 
     def in_box(self, images):
-        """Probabilities inside the box, (N, h, w, L), averaged over networks and mirror images."""
+        """Probabilities inside the box, (N, h, w, L), averaged over all mirror images of all networks."""
         cut = self.box.cut(images)
         shape = self.box.seen(self.size)
         if shape != self.box.shape:
             cut = np.stack([shrink(image, shape) for image in cut])
         total = sum(np.flip(fast.probabilities(network, np.flip(cut, axes), BATCH), axes)
-                    for network in self.networks for axes in self.ways)
-        mean = total / (len(self.ways) * len(self.networks))
+                    for network, ways in zip(self.networks, self.ways) for axes in ways)
+        mean = total / sum(map(len, self.ways))
         if shape != self.box.shape:
             mean = keras.ops.convert_to_numpy(keras.ops.image.resize(mean, self.box.shape, "bilinear"))
         return np.asarray(mean, np.float32)

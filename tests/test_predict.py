@@ -166,7 +166,17 @@ def test_networks_are_averaged_and_options_win_over_the_recipe():
     for predictor in (Predictor(run_of(Position(), box), second), predictor_of(Position(), box, others=(second,))):
         found = predictor.probabilities(images)[0]
         assert np.allclose(found[3, 0], [0.25, 0.15, 0, 0.5])
-    assert Predictor(second, mirrors=True).mirrors == (1,) and Predictor(second).mirrors == ()
+    assert Predictor(second, mirrors=True).ways == [[(), (1,)]] and Predictor(second).ways == [[()]]
+
+
+def test_each_run_is_mirrored_as_its_own_recipe_says():
+    images, box = np.zeros((1, 4, 4, 1), np.uint8), Box(0, 0, 4, 4)
+    alone, mirrored = run_of(Position(), box), run_of(Position(), box, mirrors=True)
+    along = run_of(Position(), box, mirrors=True, others=(run_of(Position(), box),))  # asked as the first is
+    line, flipped = np.array([0, 0.1, 0.2, 0.3]), np.array([0.3, 0.2, 0.1, 0])
+    for runs, share in (((alone, mirrored), 1 / 3), ((mirrored, alone, alone), 1 / 4), ((alone, along), 2 / 5)):
+        found = Predictor(*runs).probabilities(images)[0, :, 2, 1]
+        assert np.allclose(found, (1 - share) * line + share * flipped)
 
 
 @pytest.mark.parametrize("other, said", [

@@ -1,9 +1,10 @@
-"""What context buys on OASIS, and which errors it takes away, on all validation people; nothing is trained.
+"""What context buys on OASIS, and which errors it takes away, on all validation or test people; nothing is trained.
 
-    python tests/benchmarks/context.py RUN --data PATH
+    python tests/benchmarks/context.py RUN [RUN ...] --data PATH
     python tests/benchmarks/context.py --draw tests/benchmarks/context_oasis.csv images/oasis_context.png
 
-RUN is the folder of a run that is trained. Errors are wrong pixels, by the two labels that were mistaken for each other.
+RUN is the folder of a run that is trained; several are averaged. Errors are wrong pixels, by the two labels that were
+mistaken for each other.
 """
 
 import argparse
@@ -33,14 +34,15 @@ def row_of(context, scores):
     return {"context": context, **scores.pooled, **errors}
 
 
-def measure(folder, data):
-    """A row for each context that a recipe can ask for, none first; the recipe is the run's but for its data."""
-    run = Run.open(folder)
+def measure(folders, data, split):
+    """A row for each context that a recipe can ask for, none first; the recipe is the first run's but for its data."""
+    runs = [Run.open(folder) for folder in folders]
+    run = runs[0]
     run.network()  # as it was saved: with its data, it would be built anew, by the code that is here now
-    run.recipe = replace(run.recipe, data=data, validation_slices=None, test_slices=1)
+    run.recipe = replace(run.recipe, data=data, **{"validation_slices": 1, "test_slices": 1, f"{split}_slices": None})
     run.dataset = datasets.load(run.recipe)
-    split = run.dataset.validation
-    return pd.DataFrame([row_of(context or "none", evaluate.score(split, Predictor(run, context=context).labels(split)))
+    part = getattr(run.dataset, split)
+    return pd.DataFrame([row_of(context or "none", evaluate.score(part, Predictor(*runs, context=context).labels(part)))
                          for context in ("", *OPTIONS["context"]["choices"])])
 
 
@@ -61,8 +63,9 @@ def figure(rows):
 def main(words=None):
     """Read the command line; measure, or draw what is there."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("RUN", nargs="?", help="folder of a trained run")
+    parser.add_argument("RUN", nargs="*", help="folders of trained runs")
     parser.add_argument("--data", default="", help="path of the slices")
+    parser.add_argument("--split", default="validation", choices=("validation", "test"))
     parser.add_argument("--to", default="runs/context_oasis.csv", help="file of the results")
     parser.add_argument("--draw", nargs=2, metavar=("CSV", "PNG"), help="draw results that are there already")
     chosen = parser.parse_args(words)
@@ -73,7 +76,7 @@ def main(words=None):
         parser.error("RUN and --data are needed, or --draw.")
     backend.set_up()
     Path(chosen.to).parent.mkdir(parents=True, exist_ok=True)
-    rows = measure(chosen.RUN, chosen.data)
+    rows = measure(chosen.RUN, chosen.data, chosen.split)
     rows.round(5).to_csv(chosen.to, index=False)
     print(rows.round(4).to_string())
 
