@@ -285,6 +285,9 @@ def test_errors_of_a_context_by_hand(tmp_path):
     row = context.row_of("mask", scores)
     assert row["context"] == "mask" and row["background / CSF"] == 40 and row["grey matter / white matter"] == 20
     assert row["white matter"] == pytest.approx(400 / 440) and row["CSF / grey matter"] == 0
+    white = context.summary(scores).loc["white matter"]
+    assert white["who"] == "b" and white["worst person"] == pytest.approx(200 / 240)
+    assert white["pooled"] == pytest.approx(400 / 440) and white["per image"] == pytest.approx((1 + 200 / 240) / 2)
     pd.DataFrame([row | {"context": "none"}, row]).to_csv(tmp_path / "rows.csv", index=False)
     context.main(["--draw", str(tmp_path / "rows.csv"), str(tmp_path / "rows.png")])
     assert (tmp_path / "rows.png").read_bytes()[:4] == b"\x89PNG"

@@ -4,7 +4,7 @@
     python tests/benchmarks/context.py --draw tests/benchmarks/context_oasis.csv images/oasis_context.png
 
 RUN is the folder of a run that is trained; several are averaged. Errors are wrong pixels, by the two labels that were
-mistaken for each other.
+mistaken for each other. Beside the rows, in .people.csv, is the Dice of each person with all context.
 """
 
 import argparse
@@ -35,15 +35,25 @@ def row_of(context, scores):
 
 
 def measure(folders, data, split):
-    """A row for each context that a recipe can ask for, none first; the recipe is the first run's but for its data."""
+    """{context: Scores} for each context that a recipe can ask for, none first; the recipe is the first run's but for
+    its data. And without context, soft Dice of each image (N, L).
+    """
     runs = [Run.open(folder) for folder in folders]
     run = runs[0]
     run.network()  # as it was saved: with its data, it would be built anew, by the code that is here now
     run.recipe = replace(run.recipe, data=data, **{"validation_slices": 1, "test_slices": 1, f"{split}_slices": None})
     run.dataset = datasets.load(run.recipe)
     part = getattr(run.dataset, split)
-    return pd.DataFrame([row_of(context or "none", evaluate.score(part, Predictor(*runs, context=context).labels(part)))
-                         for context in ("", *OPTIONS["context"]["choices"])])
+    scores = {context: evaluate.score(part, Predictor(*runs, context=context).labels(part))
+              for context in ("", *OPTIONS["context"]["choices"])}
+    return scores, Predictor(*runs, context="").soft_dice(part)
+
+
+def summary(scores):
+    """Dice of each label by each of evaluate's averages: pooled with its interval, worst person, mean over images."""
+    low, high = scores.interval()
+    return pd.DataFrame({"pooled": scores.pooled, "low": low, "high": high, "worst person": scores.per_subject.min(),
+                         "who": scores.per_subject.idxmin(), "per image": scores.per_image.fillna(1).mean()})
 
 
 def figure(rows):
@@ -76,9 +86,15 @@ def main(words=None):
         parser.error("RUN and --data are needed, or --draw.")
     backend.set_up()
     Path(chosen.to).parent.mkdir(parents=True, exist_ok=True)
-    rows = measure(chosen.RUN, chosen.data, chosen.split)
-    rows.round(5).to_csv(chosen.to, index=False)
-    print(rows.round(4).to_string())
+    scores, soft = measure(chosen.RUN, chosen.data, chosen.split)
+    rows = pd.DataFrame([row_of(context or "none", one) for context, one in scores.items()]).round(5)
+    rows.to_csv(chosen.to, index=False)
+    best = list(scores)[-1]
+    scores[best].per_subject.round(5).to_csv(Path(chosen.to).with_suffix(".people.csv"))
+    print(rows.to_string())
+    for context in ("", best):
+        print(f"\ncontext: {context or 'none'}", summary(scores[context]).round(5), scores[context].measures(), sep="\n")
+    print("\nsoft, per image, without context:", np.nanmean(soft, 0).round(5))
 
 
 if __name__ == "__main__":
