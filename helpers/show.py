@@ -118,7 +118,7 @@ def augmented(split, share, n=4, seed=0):
     titles = ["as it is", *(f"augmented, {number}" for number in range(1, n + 1))]
     return grid([[dict(title=title, image=image) for title, image in zip(titles, box.cut(images))],
                  [dict(labels=label) for label in box.cut(labels)]],
-                f"{split.task.title}: one slice, {n} times as augment={share} changes it",
+                f"{split.task.title}: one slice, {n} times as training changes it (augment={share})",
                 "Below each its mask, moved alike.", split.task, 2.5)
 
 
@@ -218,11 +218,11 @@ def comparison(split, labels, scores):
 
 
 def gallery(split, labels, scores, n=4):
-    """The `n` slices with the lowest mean Dice without background, worst first."""
-    means = scores.per_image.iloc[:, 1:].mean(axis=1).to_numpy()
-    titles = {index: f"{brief(split.subjects[index])}, slice {split.positions[index]}\nmean Dice {means[index]:.3f}"
-              for index in np.argsort(means)[:min(n, np.isfinite(means).sum())]}  # no Dice, NaN, is sorted to the end
-    return compared(split, labels, titles, f"the {len(titles)} worst slices")
+    """The slices with the lowest mean Dice without background, one from each of `n` subjects, worst first."""
+    means = scores.per_image.iloc[:, 1:].mean(axis=1).set_axis(range(len(split))).dropna().sort_values(kind="stable")
+    titles = {index: f"{brief(split.subjects[index])}, slice {split.positions[index]}\nmean Dice {mean:.3f}"
+              for index, mean in means.groupby(split.subjects[means.index]).head(1)[:n].items()}
+    return compared(split, labels, titles, f"the worst slices of {len(titles)} subjects")
 
 
 def compared(split, labels, titles, what):

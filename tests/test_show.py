@@ -166,8 +166,8 @@ def test_comparison_shows_best_median_and_worst(split, guesses):
     assert drawn(picture, 7, 1).count() == 1 and np.array_equal(drawn(picture, 9), split.labels[3])
 
 
-def test_gallery_is_of_the_worst_slices(split, guesses):
-    guesses[5, :2] = (guesses[5, :2] + 1) % 4
+def test_gallery_is_of_the_worst_slice_of_each_subject(split, guesses):
+    guesses[5, :2], guesses[3, :3] = (guesses[5, :2] + 1) % 4, (guesses[3, :3] + 1) % 4  # 3 and 2 are of one subject
     scores = evaluate.score(split, guesses)
     picture = show.gallery(split, guesses, scores, n=2)
     for row, index in ((0, 2), (4, 5)):

@@ -56,12 +56,12 @@ def summary(scores):
                          "who": scores.per_subject.idxmin(), "per image": scores.per_image.fillna(1).mean()})
 
 
-def figure(rows):
+def figure(rows, split="validation"):
     """Wrong pixels a slice for each context, stacked by the labels that they are between: a Picture."""
-    drawn, axes = show.axes_of(1, 1, 9, 2.6, "OASIS, validation people: wrong pixels a slice")
+    drawn, axes = show.axes_of(1, 1, 9, 2.6, f"OASIS, {split} people: wrong pixels a slice")
     ax, left, places = axes[0, 0], np.zeros(len(rows)), range(len(rows))[::-1]
     shown = [kind for kind in KINDS if rows[kind].max() > 5]
-    for kind, colour in zip(shown, ("#999999", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442")):
+    for kind, colour in zip(shown, ("#999999", "#CC79A7", "#F0E442", "#0072B2", "#D55E00", "#000000")):
         ax.barh(places, rows[kind], left=left, color=colour, label=kind)
         left = left + rows[kind]
     ax.set_yticks(places, [f"context: {name}" for name in rows["context"]])
@@ -76,21 +76,22 @@ def main(words=None):
     parser.add_argument("RUN", nargs="*", help="folders of trained runs")
     parser.add_argument("--data", default="", help="path of the slices")
     parser.add_argument("--split", default="validation", choices=("validation", "test"))
-    parser.add_argument("--to", default="runs/context_oasis.csv", help="file of the results")
+    parser.add_argument("--to", help="file of the results; runs/context_oasis_SPLIT.csv without")
     parser.add_argument("--draw", nargs=2, metavar=("CSV", "PNG"), help="draw results that are there already")
     chosen = parser.parse_args(words)
     if chosen.draw:
-        figure(pd.read_csv(chosen.draw[0])).figure.savefig(chosen.draw[1])
+        figure(pd.read_csv(chosen.draw[0]), chosen.split).figure.savefig(chosen.draw[1])
         return
     if not (chosen.RUN and chosen.data):
         parser.error("RUN and --data are needed, or --draw.")
     backend.set_up()
-    Path(chosen.to).parent.mkdir(parents=True, exist_ok=True)
+    to = chosen.to or f"runs/context_oasis_{chosen.split}.csv"
+    Path(to).parent.mkdir(parents=True, exist_ok=True)
     scores, soft = measure(chosen.RUN, chosen.data, chosen.split)
     rows = pd.DataFrame([row_of(context or "none", one) for context, one in scores.items()]).round(5)
-    rows.to_csv(chosen.to, index=False)
+    rows.to_csv(to, index=False)
     best = list(scores)[-1]
-    scores[best].per_subject.round(5).to_csv(Path(chosen.to).with_suffix(".people.csv"))
+    scores[best].per_subject.rename_axis("subject").round(5).to_csv(Path(to).with_suffix(".people.csv"))
     print(rows.to_string())
     for context in ("", best):
         print(f"\ncontext: {context or 'none'}", summary(scores[context]).round(5), scores[context].measures(), sep="\n")

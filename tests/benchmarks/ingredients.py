@@ -128,7 +128,7 @@ def figure(rows):
         ax.set(title=tissue)
         ax.locator_params("x", nbins=4)
         ax.set_yticks(range(len(groups)), [name for name, _ in groups] if tissue == SCORED[0] else [])
-    axes[0, 1].set_xlabel("validation Dice (hard, pooled)")
+    axes[0, 1].set_xlabel("validation Dice (hard, pooled); bar: mean, dotted: mean of the first row")
     return show.Picture(drawn, f"Validation Dice of {len(groups)} variants of network and training, a point a run.")
 
 

@@ -60,18 +60,19 @@ def measure(recipe, runs, csv):
 def figure(rows):
     """Dice of every tissue against the number of people, a Picture: solid from synthetic brains, dashed from random."""
     tissues = rows.columns[list(rows.columns).index("background") + 1:list(rows.columns).index("worst person, background")]
-    drawn, axes = show.axes_of(1, len(tissues), 3.6, 3.4, f"{rows['data'].iloc[0]}: test Dice by people to learn from")
+    drawn, axes = show.axes_of(1, len(tissues), 3.6, 3.7, f"{rows['data'].iloc[0]}: test Dice by people to learn from")
     for ax, tissue in zip(axes[0], tissues):
         for name, style in zip(STARTS, ("o--", "o-")):
             own = rows[rows["start"] == name].sort_values("people")
-            ax.plot(own["people"], own[tissue], style, color="#0072B2" if style == "o-" else "#D55E00", label=name)
+            colour = "#0072B2" if style == "o-" else "#D55E00"
+            ax.plot(own["people"], own[tissue], style, color=colour, label=f"OASIS, from {name}")
         ax.axhline(float(on_oasis()[tissue]), color="#0072B2", linestyle="-.", label="synthetic brains alone")
-        ax.axhline(evaluate.NEEDED, color="#888888", linestyle=":")
+        ax.axhline(evaluate.NEEDED, color="#888888", linestyle=":", label="asked")
         ax.set(title=tissue, xlabel="people", xscale="log")
         ax.set_xticks(sorted({*rows["people"]}), sorted({*rows["people"]}))
         ax.minorticks_off()
     axes[0, 0].set_ylabel("test Dice (hard, pooled)")
-    axes[0, 0].legend(title="training starts from", frameon=False, loc="lower right")
+    drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return show.Picture(drawn, f"Dice of {', '.join(tissues)} against people, one training a point; the dotted line is the "
                         "Dice that the task asks for.")
 
