@@ -83,8 +83,7 @@ class Run:
                 f" Give one of the finished runs in it: {within}." if within else ""))
         run.folder, run.name, run.recipe = folder, state["name"], Recipe(**state["recipe"])
         run.dataset, run.build, run.start = None, model.of_recipe, None
-        beside = () if first else state["others"]
-        run.others = tuple(cls.open(folder.resolve().parent / name, folder) for name in beside)
+        run.others = tuple(cls.open(folder.resolve().parent / name, folder) for name in state["others"] if not first)
         run.adopt(state)
         return run
 
@@ -131,10 +130,11 @@ class Run:
         if not file.exists() or digest(file.read_bytes()) != self.state["files"][name]:
             raise RunError(f"{file} is missing or damaged. Put it back, or delete the folder to train anew.")
         stock = name == NETWORK or self.recipe.devices > 1
+        saved = name == NETWORK and self.dataset is None  # the code may be another than it was trained by
+        network = into or (None if saved else self.untrained() if stock else fast.quick(self.untrained()))
         try:
-            if name == NETWORK and self.dataset is None:  # the code may be another than it was trained by
+            if saved:
                 return fast.quick(keras.saving.load_model(file, compile=False))
-            network = into or (self.untrained() if stock else fast.quick(self.untrained()))
             network.load_weights(file)
         except (OSError, TypeError) as error:  # of what a newer Keras wrote, an older one has no such argument
             raise RunError(f"{file} cannot be read ({str(error)[:99]}). Close it elsewhere, or update Keras.") from error

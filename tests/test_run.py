@@ -475,3 +475,14 @@ def test_a_network_that_a_newer_keras_saved_is_refused_in_one_sentence(tmp_path,
     monkeypatch.setattr(keras.saving, "load_model", lambda *args, **options: keras.initializers.HeNormal(a_new_one=None))
     with pytest.raises(RunError, match=r"network.keras cannot be read \(.*a_new_one.*\). Close it elsewhere, or update Keras.$"):
         Run.open(run.folder).network()
+
+
+def test_a_mistake_in_ones_own_network_is_not_called_a_damaged_file(tmp_path):
+    def mistaken(recipe, channels, n_labels):
+        raise TypeError("my own mistake")
+
+    mistaken.__qualname__ = model.of_recipe.__qualname__  # so that it is built for the file that is there
+    again = made_by_hand(tmp_path)
+    again.build, again.opened = mistaken, (None, None)
+    with pytest.raises(TypeError, match="^my own mistake$"):
+        again.network()
