@@ -42,8 +42,9 @@ def measured():
     task = Task("OASIS", TISSUES, "")
     run = SimpleNamespace(history=history, best=history["val_worst dice"].idxmax(), task=task)
     each = pd.read_csv(MEASURED / "oasis_people.csv", index_col="subject")
+    title = "OASIS, the task's test, three networks with context"
     return {"oasis_curves": show.curves(run),
-            "oasis_people": show.boxes(SimpleNamespace(title="OASIS, the task's test, three networks with context", per_subject=each), task),
+            "oasis_people": show.boxes(SimpleNamespace(title=title, per_subject=each), task),
             "oasis_context": context.figure(pd.read_csv(MEASURED / "context_oasis.csv")),
             "people": people.figure(pd.read_csv(MEASURED / "people_oasis.csv")),
             "ingredients": ingredients.figure(pd.read_csv(MEASURED / "ingredients_oasis.csv"))}
