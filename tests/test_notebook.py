@@ -57,7 +57,8 @@ def test_tables_of_practice_brains_say_so():
     assert bare == {"model.blocks(network)"}  # of no data
     said = [caption for found in captions.values() for caption in found]
     assert len(said) >= 10 and [caption for caption in said if SYNTHETIC not in caption] == [
-        "Recipe for practice on a processor", "OASIS, the course&#x27;s 544 test slices: Dice, by how it is averaged"]
+        "Recipe for practice on a processor",
+        "OASIS, the course&#x27;s 544 test slices: Dice, by how it is averaged (soft: without context)"]
 
 
 def test_pictures_of_practice_brains_say_so_in_their_alternative_text():
